@@ -1,0 +1,1 @@
+"""Configuration: one TOML file, decoded into Structs that refuse what they do not know."""

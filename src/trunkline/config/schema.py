@@ -1,0 +1,198 @@
+"""The configuration as frozen Structs. Unknown keys are refused; every field's default is the documented one.
+
+A backend's table is chosen by its `type`. Settings that any backend has are in `BackendSettings`. The reference page
+docs/configuration.md is generated from these classes: the attribute docs below each class are its text.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Size = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class KeySettings(_Table, frozen=True, kw_only=True):
+    """One API key. Its name is the tenant: what is stored under one name is invisible under another.
+
+    Attributes:
+        name: The tenant this key belongs to.
+        key: The bearer token clients send.
+        admin: Whether this key may read what belongs to the whole server.
+    """
+
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    key: Annotated[str, msgspec.Meta(min_length=1)]
+    admin: bool = False
+
+
+class ServerSettings(_Table, frozen=True, kw_only=True):
+    """How the server listens and what it accepts.
+
+    Attributes:
+        host: Address to listen on. Anything but loopback needs an API key.
+        port: Port to listen on; 0 takes a free one and prints it.
+        profile: Wire settings to speak with; see the profiles page.
+        api_keys: Bearer tokens; all of them are one tenant, `default`. Absent: open, on loopback only.
+        keys: Bearer tokens with a name, each its own tenant.
+        cors_origins: Browser origins that may call, exactly as browsers send them. `*` allows any origin, without credentials.
+        default_model: Model that answers when a request names none.
+        model_name: Name under which a single agent is shown.
+        keepalive_s: Seconds of silence after which a stream sends an SSE comment.
+        max_body_bytes: Largest request body accepted.
+        shutdown_grace_s: Seconds that in-flight answers get to finish after SIGINT or SIGTERM.
+        access_log: Whether every request is logged in one line.
+        log_level: `debug`, `info`, `warning` or `error`.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8400
+    profile: str = "openai"
+    api_keys: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
+    keys: tuple[KeySettings, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    default_model: str | None = None
+    model_name: str | None = None
+    keepalive_s: Positive = 15.0
+    max_body_bytes: Count = 20_000_000
+    shutdown_grace_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
+    access_log: bool = True
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class BackendSettings(_Table, frozen=True, kw_only=True, tag_field="type"):
+    """Settings that any backend has.
+
+    Attributes:
+        timeout_s: Seconds one turn may take.
+        max_concurrency: Turns it works on at once; more wait in the queue.
+        max_queue: Turns that may wait; one more is answered 429 with Retry-After.
+        streaming: Whether clients may ask for a stream.
+    """
+
+    timeout_s: Positive = 600.0
+    max_concurrency: Count = 64
+    max_queue: Size = 256
+    streaming: bool = True
+
+
+class EmbeddedSettings(BackendSettings, frozen=True, kw_only=True, tag="embedded"):
+    """A model inside this process.
+
+    Attributes:
+        path: GGUF file; absent: the model that `make install` fetched.
+        model_name: Name it is offered under; absent: the file's name, lower case.
+        slots: Requests it generates for at once; more wait inside the engine.
+        context_tokens: Prompt and answer of one request, in tokens.
+        threads: CPU threads; absent: all cores.
+    """
+
+    path: str | None = None
+    model_name: str | None = None
+    slots: Count = 4
+    context_tokens: Count = 4096
+    threads: Count | None = None
+
+
+class HttpSettings(BackendSettings, frozen=True, kw_only=True, tag="http"):
+    """A model server.
+
+    Attributes:
+        endpoints: Base URLs, as in `http://127.0.0.1:8000/v1`.
+        dialect: What it speaks.
+        api_key: Bearer token sent to it.
+        vendor: Which server it is, for its known differences; absent: none.
+        models: Its models, where it cannot list them itself.
+        connect_timeout_s: Seconds to open a connection.
+        first_event_timeout_s: Seconds until the first byte of an answer.
+        idle_timeout_s: Seconds between two reads of one answer.
+        max_connections: Connections to it at once.
+        trust_env: Whether proxy variables of the environment apply.
+    """
+
+    endpoints: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    dialect: Literal["openai_chat"] = "openai_chat"
+    api_key: str | None = None
+    vendor: str | None = None
+    models: tuple[str, ...] = ()
+    connect_timeout_s: Positive = 5.0
+    first_event_timeout_s: Positive = 300.0
+    idle_timeout_s: Positive = 120.0
+    max_connections: Count = 4096
+    max_concurrency: Count = 4096
+    trust_env: bool = False
+
+
+class PythonSettings(BackendSettings, frozen=True, kw_only=True, tag="python"):
+    """A Python agent.
+
+    Attributes:
+        target: `module:attribute` or `path/file.py:attribute`, relative to the configuration file.
+        history: What the agent sees of the conversation: all of it, the last message only, or all of it as one text.
+        client_tools: Whether the agent handles tools that the client declares; otherwise they are refused.
+    """
+
+    target: str
+    history: Literal["full", "last", "flatten"] = "full"
+    client_tools: bool = False
+
+
+class ScriptedSettings(BackendSettings, frozen=True, kw_only=True, tag="scripted"):
+    """A deterministic backend for tests and demonstrations.
+
+    Attributes:
+        script: TOML file with the answers; absent: it repeats the last user message word by word.
+        delay_s: Seconds between two events.
+        models: Names it answers to.
+    """
+
+    script: str | None = None
+    delay_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    models: tuple[str, ...] = ("scripted",)
+
+
+Backend = EmbeddedSettings | HttpSettings | PythonSettings | ScriptedSettings
+
+
+class RouteSettings(_Table, frozen=True, kw_only=True):
+    """One step of a model's route.
+
+    Attributes:
+        backend: Name of the backend.
+        model: The backend's own name for the model; absent: its only or first one.
+    """
+
+    backend: str
+    model: str | None = None
+
+
+class ModelSettings(_Table, frozen=True, kw_only=True):
+    """A model name that clients use.
+
+    Attributes:
+        name: The name.
+        routes: Who answers, in order; the rest are fallbacks.
+    """
+
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    routes: Annotated[tuple[RouteSettings, ...], msgspec.Meta(min_length=1)]
+
+
+class Config(_Table, frozen=True, kw_only=True):
+    """The whole file.
+
+    Attributes:
+        server: How it listens.
+        backends: Who answers, by name.
+        models: Names clients use, each with its route. A backend without an entry offers its models under their own names.
+    """
+
+    server: ServerSettings = ServerSettings()
+    backends: Mapping[str, Backend] = {}
+    models: tuple[ModelSettings, ...] = ()

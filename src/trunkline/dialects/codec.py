@@ -1,0 +1,66 @@
+"""What every dialect implements: six pure operations, three for each role, and one to read an upstream's refusal.
+
+    as surface   decode_request(bytes) -> Request     encoder(…).feed(Event) -> bytes      encode_turn(Turn) -> bytes
+                 encode_error(error) -> bytes
+    as backend   encode_request(Request) -> bytes     decoder(…).feed(bytes) -> [Event]    decode_error(status, bytes) -> error
+
+A non-streamed body goes through the same decoder; a non-streamed answer is `encode_turn(fold(events))`. Properties each dialect
+proves: `decode(encode(events)) == events` on the events it can express, and byte-split invariance.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from trunkline.model.errors import BackendError, ErrorInfo
+from trunkline.model.events import Event, TurnStarted
+from trunkline.model.request import Request
+from trunkline.model.turn import Turn
+
+
+class Encoder(Protocol):
+    """Events to bytes for one streamed answer. One event may give no bytes, or those of several frames."""
+
+    def feed(self, event: Event) -> bytes: ...
+
+
+class Decoder(Protocol):
+    """Bytes to events for one answer, in any split. `close` ends the input and gives what that decides."""
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Raises BackendProtocolError for bytes that are not of the dialect."""
+        ...
+
+    def close(self) -> list[Event]:
+        """Raises BackendProtocolError or BackendUnavailable when the answer is not whole."""
+        ...
+
+
+class SurfaceCodec(Protocol):
+    """A dialect in front."""
+
+    name: str
+
+    def decode_request(self, body: bytes) -> Request: ...
+
+    def encoder(self, request: Request) -> Encoder: ...
+
+    def encode_turn(self, turn: Turn, request: Request) -> bytes: ...
+
+    def encode_error(self, error: ErrorInfo) -> bytes: ...
+
+
+class BackendCodec(Protocol):
+    """A dialect behind. `fallback` names the turn where the answer brings no id, model or time of its own."""
+
+    name: str
+
+    def encode_request(self, request: Request, *, model: str) -> bytes: ...
+
+    def decoder(self, fallback: TurnStarted, *, streamed: bool) -> Decoder: ...
+
+    def decode_error(self, status: int, body: bytes) -> BackendError: ...
+
+
+def encode_all(encoder: Encoder, events: Iterable[Event]) -> bytes:
+    """What the encoder gives for these events, joined."""
+    return b"".join([encoder.feed(event) for event in events])

@@ -1,0 +1,16 @@
+"""Identifiers: an OpenAI-style prefix and random hex. The randomness comes from the Entropy port, so tests can pin it."""
+
+from typing import Protocol
+
+
+class Entropy(Protocol):
+    """A source of randomness."""
+
+    def hex(self, size_bytes: int) -> str:
+        """`size_bytes` random bytes as lower-case hex."""
+        ...
+
+
+def new_id(prefix: str, entropy: Entropy) -> str:
+    """An id such as `chatcmpl-…`, `msg_…`, `call_…`: 96 random bits, 24 hex characters."""
+    return prefix + entropy.hex(12)

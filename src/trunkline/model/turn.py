@@ -1,0 +1,235 @@
+"""The answered turn: `Turn = fold(events)`.
+
+This is the only place where deltas become items, so the final object of a stream, the non-streamed answer and what is stored
+are the same by construction. A turn cut short keeps what had arrived; items that were still open get status `incomplete`.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from trunkline.model import events as ev
+from trunkline.model.items import (
+    FunctionCall,
+    Item,
+    Message,
+    Part,
+    Reasoning,
+    RefusalPart,
+    Status,
+    TextPart,
+)
+from trunkline.model.tokens import TokenLogprob
+from trunkline.model.usage import Usage
+
+
+class TurnItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An item of an answer with the choice it belongs to, its exact tokens and what the wire said besides."""
+
+    index: int
+    choice: int
+    item: Item
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    extensions: tuple[ev.Extension, ...] = ()
+
+
+class ChoiceEnd(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a choice ended. `finish_reason` is None when the turn was cut before it did."""
+
+    index: int
+    finish_reason: ev.FinishReason | None = None
+    extensions: tuple[ev.Extension, ...] = ()
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One answer, whole. `terminal` says how it ended."""
+
+    turn_id: str
+    model: str
+    created_at: int
+    items: tuple[TurnItem, ...]
+    choices: tuple[ChoiceEnd, ...]
+    terminal: ev.Terminal
+    usage: Usage | None = None
+    extensions: tuple[ev.Extension, ...] = ()
+
+
+def terminal_for(finish_reasons: Iterable[ev.FinishReason]) -> ev.TurnCompleted | ev.TurnIncomplete:
+    """The terminal event that follows these finish reasons: a turn cut by length or by a filter is incomplete."""
+    reasons = set(finish_reasons)
+    if "length" in reasons:
+        return ev.TurnIncomplete("max_output_tokens")
+    if "content_filter" in reasons:
+        return ev.TurnIncomplete("content_filter")
+    return ev.TurnCompleted()
+
+
+class OpenItem:
+    """Assembles one item from its events. Emitters that must show an item when it closes use it too."""
+
+    __slots__ = ("_parts", "_segments", "_segment_kind", "extensions", "logprobs", "started", "token_ids")
+
+    def __init__(self, started: ev.ItemStarted) -> None:
+        self.started = started
+        self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.extensions: list[ev.Extension] = []
+        self._segments: list[str] = []
+        self._segment_kind: type[TextPart] | type[RefusalPart] = TextPart
+        self._parts: list[Part] = []
+
+    def feed(self, event: ev.Delta | ev.TokensDelta | ev.AnnotationAdded) -> None:
+        match event:
+            case ev.TextDelta():
+                self._segment(TextPart, event.text)
+            case ev.RefusalDelta():
+                self._segment(RefusalPart, event.text)
+            case ev.ReasoningDelta() | ev.ArgumentsDelta():
+                self._segments.append(event.text)
+            case ev.TokensDelta():
+                self.token_ids.extend(event.token_ids)
+                self.logprobs.extend(event.logprobs)
+            case ev.AnnotationAdded():
+                self._annotate(event.annotation)
+
+    def item(self, status: Status, whole: Item | None = None) -> Item:
+        """The item as it stands. `whole` is the item its ItemDone carried."""
+        started = self.started
+        if whole is not None:
+            return whole
+        match started.kind:
+            case "reasoning":
+                return Reasoning(text="".join(self._segments), id=started.item_id, status=status)
+            case "function_call":
+                return FunctionCall(
+                    call_id=started.call_id or "",
+                    name=started.name or "",
+                    arguments="".join(self._segments),
+                    tool=started.tool,
+                    hosted=started.hosted,
+                    id=started.item_id,
+                    status=status,
+                )
+            case _:
+                self._close_segment()
+                return Message(role="assistant", content=tuple(self._parts), id=started.item_id, status=status)
+
+    def _segment(self, kind: type[TextPart] | type[RefusalPart], text: str) -> None:
+        if kind is not self._segment_kind:
+            self._close_segment()
+            self._segment_kind = kind
+        self._segments.append(text)
+
+    def _close_segment(self) -> None:
+        if self._segments:
+            self._parts.append(self._segment_kind("".join(self._segments)))
+            self._segments = []
+
+    def _annotate(self, annotation: msgspec.Raw) -> None:
+        if not self._segments and self._parts and isinstance(self._parts[-1], TextPart):
+            last = self._parts.pop()
+            assert isinstance(last, TextPart)
+        else:
+            last = TextPart("".join(self._segments))
+            self._segments = []
+        self._parts.append(TextPart(last.text, (*last.annotations, annotation)))
+
+
+class Fold:
+    """Feeds on events, gives the turn. `turn()` is valid after the terminal event; before it, it gives a cut turn."""
+
+    def __init__(self) -> None:
+        self._started = ev.TurnStarted("", "", 0)
+        self._open: dict[int, OpenItem] = {}
+        self._items: dict[int, TurnItem] = {}
+        self._choices: dict[int, ev.FinishReason | None] = {}
+        self._usage: Usage | None = None
+        self._extensions: dict[int | None, list[ev.Extension]] = {}
+        self._terminal: ev.Terminal | None = None
+        self._rules: dict[type, Callable[..., None]] = {
+            ev.TurnStarted: self._turn_started,
+            ev.ItemStarted: self._item_started,
+            ev.ItemDone: self._item_done,
+            ev.ChoiceDone: self._choice_done,
+            ev.UsageReported: self._usage_reported,
+            ev.Extension: self._extension,
+        }
+        for delta in (ev.TextDelta, ev.ReasoningDelta, ev.RefusalDelta, ev.ArgumentsDelta, ev.TokensDelta, ev.AnnotationAdded):
+            self._rules[delta] = self._delta
+        for terminal in ev.TERMINALS:
+            self._rules[terminal] = self._end
+
+    def feed(self, event: ev.Event) -> None:
+        rule = self._rules.get(type(event))
+        if rule is not None:
+            rule(event)
+
+    def turn(self) -> Turn:
+        items = dict(self._items)
+        for index, open_item in self._open.items():
+            items[index] = self._close(open_item, "incomplete", None)
+        return Turn(
+            turn_id=self._started.turn_id,
+            model=self._started.model,
+            created_at=self._started.created_at,
+            items=tuple(items[index] for index in sorted(items)),
+            choices=tuple(
+                ChoiceEnd(index=index, finish_reason=reason, extensions=tuple(self._extensions.get(index, ())))
+                for index, reason in sorted(self._choices.items())
+            ),
+            terminal=self._terminal or ev.TurnCancelled(),
+            usage=self._usage,
+            extensions=tuple(self._extensions.get(None, ())),
+        )
+
+    def _turn_started(self, event: ev.TurnStarted) -> None:
+        self._started = event
+
+    def _item_started(self, event: ev.ItemStarted) -> None:
+        self._choices.setdefault(event.choice, None)
+        self._open[event.index] = OpenItem(event)
+
+    def _delta(self, event: ev.Delta) -> None:
+        self._open[event.index].feed(event)
+
+    def _item_done(self, event: ev.ItemDone) -> None:
+        self._items[event.index] = self._close(self._open.pop(event.index), event.status, event.item)
+
+    def _choice_done(self, event: ev.ChoiceDone) -> None:
+        self._choices[event.choice] = event.finish_reason
+
+    def _usage_reported(self, event: ev.UsageReported) -> None:
+        self._usage = event.usage
+
+    def _extension(self, event: ev.Extension) -> None:
+        if event.index is None:
+            self._extensions.setdefault(event.choice, []).append(event)
+        elif event.index in self._open:
+            self._open[event.index].extensions.append(event)
+        else:
+            item = self._items[event.index]
+            self._items[event.index] = msgspec.structs.replace(item, extensions=(*item.extensions, event))
+
+    def _end(self, event: ev.Terminal) -> None:
+        self._terminal = event
+
+    def _close(self, open_item: OpenItem, status: Status, whole: Item | None) -> TurnItem:
+        return TurnItem(
+            index=open_item.started.index,
+            choice=open_item.started.choice,
+            item=open_item.item(status, whole),
+            token_ids=tuple(open_item.token_ids),
+            logprobs=tuple(open_item.logprobs),
+            extensions=tuple(open_item.extensions),
+        )
+
+
+def fold(events: Sequence[ev.Event]) -> Turn:
+    """The turn these events make."""
+    folding = Fold()
+    for event in events:
+        folding.feed(event)
+    return folding.turn()
+
+

@@ -1,0 +1,155 @@
+"""The backend port: whatever answers, behind four methods.
+
+`open` yields *batches* of events: what arrived together travels together and leaves in one write, and a hop through an async
+generator is paid per read, not per event. A backend raises typed errors before its first event and may raise after it; the
+engine turns a raise after TurnStarted into TurnFailed. Closing the iterator (`aclose`) must stop the work behind it.
+
+`capabilities` is data: the engine refuses, by the client's own name for it, what no field declares (decision 34).
+
+A backend that speaks the surface's own dialect over HTTP may also offer `relay`: bytes in, bytes out.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Literal, Protocol, runtime_checkable
+
+import msgspec
+
+from trunkline.model.events import Event
+from trunkline.model.ids import Entropy
+from trunkline.model.request import Request
+
+from trunkline.ports.runtime import Clock
+
+EventBatch = Sequence[Event]
+PartKind = Literal["text", "refusal", "image", "audio", "file", "opaque"]
+
+SAMPLING_HINTS = frozenset(
+    {
+        "temperature",
+        "top_p",
+        "max_output_tokens",
+        "seed",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
+        "reasoning_effort",
+        "verbosity",
+        "parallel_tool_calls",
+        "service_tier",
+        "prediction",
+    }
+)
+"""Parameters an agent may use or not: they reach it, and `x-trunkline-ignored` names them where nothing honours them."""
+
+BOOKKEEPING = frozenset({"metadata", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "store"})
+"""Parameters that ask nothing of the answerer: never refused."""
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend honours. Parameter names are those of `Request`, or the wire's own for what `Request` does not name.
+
+    Attributes:
+        parameters: honoured by the backend.
+        hints: accepted and ignored; named in `x-trunkline-ignored`.
+        forwards_unknown: an HTTP backend of this dialect gets every key the client sent, known or not.
+        parts: content part kinds it can read.
+        streaming: False answers `stream: true` with 400 (decision 1).
+        applies_stop: False lets trunkline cut at stop sequences itself.
+    """
+
+    parameters: frozenset[str] = frozenset()
+    hints: frozenset[str] = frozenset()
+    forwards_unknown: str | None = None
+    parts: frozenset[PartKind] = frozenset({"text", "refusal"})
+    streaming: bool = True
+    applies_stop: bool = False
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One model a backend offers, under the backend's own name. `created_at` in unix seconds."""
+
+    id: str
+    created_at: int = 0
+    owned_by: str = "trunkline"
+    context_tokens: int | None = None
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend gets beside the request. `turn_id` and `created_at` are for backends whose wire has none of its own.
+
+    `backend_model` is the name to use towards the answerer; `request.model` is what the client asked for.
+    """
+
+    turn_id: str
+    created_at: int
+    backend_model: str
+    request_id: str
+    clock: Clock
+    entropy: Entropy
+    tenant: str = "default"
+    session_id: str | None = None
+    memory_key: str | None = None
+
+
+class Backend(Protocol):
+    """Whatever answers. One instance serves many turns at once."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def start(self) -> None:
+        """Acquires what it needs (a connection pool, a model in memory). Raises ConfigError or BackendUnavailable."""
+        ...
+
+    async def close(self) -> None:
+        """Ends all work within a bounded time and releases everything. Safe to call twice and without `start`."""
+        ...
+
+    async def models(self) -> Sequence[ModelInfo]:
+        """The models it offers now. Raises BackendError when it cannot say."""
+        ...
+
+    def open(self, request: Request, context: Context) -> AsyncIterator[EventBatch]:
+        """Answers one request. Yields batches that follow `model.grammar`; closing the iterator stops the work."""
+        ...
+
+
+class RelayRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request as its bytes. `usage` asks the relay to obtain usage even if the client did not ask for it."""
+
+    dialect: str
+    body: bytes
+    request: Request
+
+
+class RelayBatch(msgspec.Struct, frozen=True):
+    """Bytes for the client, whole frames only. `events` is what the tee saw in them: usage, finish, failure."""
+
+    data: bytes
+    events: EventBatch = ()
+
+
+class RelayAnswer(Protocol):
+    """An upstream's answer being relayed."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    def batches(self) -> AsyncIterator[RelayBatch]: ...
+
+    async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class Relay(Protocol):
+    """A backend that can pass a dialect through as bytes."""
+
+    @property
+    def relay_dialect(self) -> str: ...
+
+    async def relay(self, call: RelayRequest, context: Context) -> RelayAnswer:
+        """Opens the upstream. Raises BackendError for everything that is not a 2xx answer."""
+        ...

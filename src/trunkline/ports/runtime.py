@@ -1,0 +1,35 @@
+"""Time and randomness as ports, so that everything above them is deterministic under test."""
+
+import secrets
+import time
+from typing import Protocol
+
+from trunkline.model.ids import Entropy
+
+
+class Clock(Protocol):
+    """Two clocks: `now_s` is unix time in seconds, `monotonic_s` only measures durations."""
+
+    def now_s(self) -> float: ...
+
+    def monotonic_s(self) -> float: ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def now_s(self) -> float:
+        return time.time()
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+
+class SystemEntropy:
+    """The operating system's randomness."""
+
+    def hex(self, size_bytes: int) -> str:
+        return secrets.token_hex(size_bytes)
+
+
+__all__ = ["Clock", "Entropy", "SystemClock", "SystemEntropy"]
