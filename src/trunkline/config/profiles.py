@@ -19,21 +19,15 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         json_spacing: JSON in streams is written `"key": value` instead of `"key":value`.
         error_style: `openai` is `{"error": {message, type, param, code}}`; `plain` is `{"error": type, "detail": message}`.
         early_status: A stream's 200 is sent at once, before the backend has said anything.
-        usage_in_finish_chunk: A chat stream reports usage in its finish chunk, asked for or not.
         platform_name: What `/health` gives as `platform`; absent: the key is left out.
         session_header: Request and response header that carries the session id.
-        memory_header: Request header that carries the memory key.
-        tool_event: Name of the SSE event that reports an agent's tools on chat streams.
     """
 
     json_spacing: bool = False
     error_style: Literal["openai", "plain"] = "openai"
     early_status: bool = False
-    usage_in_finish_chunk: bool = False
     platform_name: str | None = None
     session_header: str = "x-session-id"
-    memory_header: str = "x-memory-key"
-    tool_event: str = "trunkline.tool.progress"
 
 
 PROFILES = MappingProxyType({"openai": Profile()})

@@ -162,7 +162,9 @@ class BackendRejected(BackendError):
     retryable = False
     level = "info"
 
-    def __init__(self, message: str, *, status: int, type: str | None = None, code: str | None = None, param: str | None = None) -> None:  # noqa: A002 - the wire's word
+    def __init__(
+        self, message: str, *, status: int, type: str | None = None, code: str | None = None, param: str | None = None
+    ) -> None:  # noqa: A002 - the wire's word
         super().__init__(message, code=code, param=param)
         self.status = status
         if type is not None:

@@ -50,7 +50,14 @@ class Grammar:
             ev.TurnFailed: self._cut,
             ev.TurnCancelled: self._cut,
         }
-        for delta in (ev.TextDelta, ev.ReasoningDelta, ev.RefusalDelta, ev.ArgumentsDelta, ev.TokensDelta, ev.AnnotationAdded):
+        for delta in (
+            ev.TextDelta,
+            ev.ReasoningDelta,
+            ev.RefusalDelta,
+            ev.ArgumentsDelta,
+            ev.TokensDelta,
+            ev.AnnotationAdded,
+        ):
             self._rules[delta] = self._delta
         for other in (ev.ToolProgress, ev.UsageReported, ev.ApprovalRequested, ev.ApprovalResolved):
             self._rules[other] = self._anytime

@@ -155,7 +155,14 @@ class Fold:
             ev.UsageReported: self._usage_reported,
             ev.Extension: self._extension,
         }
-        for delta in (ev.TextDelta, ev.ReasoningDelta, ev.RefusalDelta, ev.ArgumentsDelta, ev.TokensDelta, ev.AnnotationAdded):
+        for delta in (
+            ev.TextDelta,
+            ev.ReasoningDelta,
+            ev.RefusalDelta,
+            ev.ArgumentsDelta,
+            ev.TokensDelta,
+            ev.AnnotationAdded,
+        ):
             self._rules[delta] = self._delta
         for terminal in ev.TERMINALS:
             self._rules[terminal] = self._end
@@ -231,5 +238,3 @@ def fold(events: Sequence[ev.Event]) -> Turn:
     for event in events:
         folding.feed(event)
     return folding.turn()
-
-

@@ -41,7 +41,17 @@ SAMPLING_HINTS = frozenset(
 )
 """Parameters an agent may use or not: they reach it, and `x-trunkline-ignored` names them where nothing honours them."""
 
-BOOKKEEPING = frozenset({"metadata", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "store"})
+BOOKKEEPING = frozenset(
+    {
+        "metadata",
+        "user",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prompt_cache_options",
+        "store",
+    }
+)
 """Parameters that ask nothing of the answerer: never refused."""
 
 

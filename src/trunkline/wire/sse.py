@@ -76,7 +76,9 @@ class SseReader:
     def _line(self, line: bytes, events: list[SseEvent]) -> None:
         if not line:
             if self._data:
-                events.append(SseEvent(b"\n".join(self._data) if len(self._data) > 1 else self._data[0], self._event, self._id))
+                events.append(
+                    SseEvent(b"\n".join(self._data) if len(self._data) > 1 else self._data[0], self._event, self._id)
+                )
                 self._data = []
             self._event = ""
             return
@@ -111,5 +113,9 @@ def split_frames(buffer: bytes) -> tuple[bytes, bytes]:
     """(whole events, the unfinished rest). Bytes are not changed; any of the line endings closes an event."""
     cut = buffer.rfind(b"\n\n") + 2
     if b"\r" in buffer:
-        cut = max(cut, buffer.rfind(b"\r\n\r\n") + 4 if b"\r\n\r\n" in buffer else 0, buffer.rfind(b"\r\r") + 2 if b"\r\r" in buffer else 0)
+        cut = max(
+            cut,
+            buffer.rfind(b"\r\n\r\n") + 4 if b"\r\n\r\n" in buffer else 0,
+            buffer.rfind(b"\r\r") + 2 if b"\r\r" in buffer else 0,
+        )
     return (buffer[:cut], buffer[cut:]) if cut > 1 else (b"", buffer)

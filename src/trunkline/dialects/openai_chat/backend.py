@@ -1,0 +1,275 @@
+"""The dialect behind: requests out, answers in.
+
+One decoder reads streams and whole bodies: a completion is a chunk whose `message` is one large delta. Items are opened and
+closed as the deltas imply; a choice has one item open at a time. Tool calls are sequential in this dialect: arguments for a
+call that was already followed by another break the protocol.
+"""
+
+from typing import cast
+
+import msgspec
+
+from trunkline.dialects.openai_chat import parts
+from trunkline.dialects.openai_chat.encode_request import encode_request, forward_body
+from trunkline.dialects.reading import Json, Object, raw
+from trunkline.model import events as ev
+from trunkline.model.errors import BackendError, BackendProtocolError, BackendUnavailable
+from trunkline.model.request import Request
+from trunkline.model.turn import terminal_for
+from trunkline.wire.sse import FrameTooLarge, SseReader
+
+NAME = "openai_chat"
+_CHUNK_KEYS = frozenset({"id", "object", "created", "model", "choices", "usage", "error"})
+_CHOICE_KEYS = frozenset({"index", "delta", "message", "logprobs", "finish_reason", "text"})
+_DELTA_KEYS = frozenset({"role", "content", "refusal", "tool_calls", "reasoning_content", "reasoning", "annotations"})
+
+
+class ChatBackend:
+    """The codec for an upstream that speaks chat completions."""
+
+    name = NAME
+
+    def encode_request(self, request: Request, *, model: str) -> bytes:
+        return encode_request(request, model=model, want_usage=True)
+
+    def forward_body(self, body: bytes, request: Request, *, model: str) -> bytes:
+        return forward_body(body, request, model=model, want_usage=True)
+
+    def decoder(self, fallback: ev.TurnStarted, *, streamed: bool) -> "ChatDecoder":
+        return ChatDecoder(fallback, streamed=streamed)
+
+    def decode_error(self, status: int, body: bytes) -> BackendError:
+        return parts.decode_error(status, body)
+
+
+class _Choice:
+    """Where one choice stands: its open item, and the tool call that item is."""
+
+    __slots__ = ("call_index", "call_key", "done", "index", "item", "kind")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.item = -1  # index of the open item, -1 for none
+        self.kind: ev.ItemKind = "message"
+        self.call_index = -1  # the wire's index of the newest tool call
+        self.call_key: str | None = None
+        self.done = False
+
+
+class ChatDecoder:
+    """Bytes of one answer to events."""
+
+    def __init__(self, fallback: ev.TurnStarted, *, streamed: bool) -> None:
+        self._fallback = fallback
+        self._reader = SseReader() if streamed else None
+        self._body: list[bytes] = []
+        self._started = False
+        self._ended = False
+        self._next_item = 0
+        self._choices: dict[int, _Choice] = {}
+        self._reasons: list[ev.FinishReason] = []
+        self._seen_extras: dict[str, Json] = {}
+
+    def feed(self, data: bytes) -> list[ev.Event]:
+        if self._reader is None:
+            self._body.append(data)
+            return []
+        try:
+            frames = self._reader.feed(data)
+        except FrameTooLarge as error:
+            raise BackendProtocolError(str(error)) from None
+        events: list[ev.Event] = []
+        for frame in frames:
+            if frame.data == b"[DONE]":
+                self._end(events)
+            elif not self._ended:
+                self._chunk(_decode(frame.data), events)
+        return events
+
+    def close(self) -> list[ev.Event]:
+        events: list[ev.Event] = []
+        if self._reader is None:
+            body, self._body = b"".join(self._body), []
+            self._chunk(_decode(body), events)
+        self._end(events)
+        return events
+
+    def _end(self, events: list[ev.Event]) -> None:
+        if self._ended:
+            return
+        if not self._reasons or not all(choice.done for choice in self._choices.values()):
+            raise BackendUnavailable("the upstream ended its answer before a finish reason")
+        self._ended = True
+        events.append(terminal_for(self._reasons))
+
+    def _chunk(self, chunk: Object, events: list[ev.Event]) -> None:
+        if chunk.get("error") is not None:
+            raise parts.read_error(200, chunk["error"])
+        if not self._started:
+            self._start(chunk, events)
+        if not chunk.keys() <= _CHUNK_KEYS:
+            for key, value in _unnamed(chunk, _CHUNK_KEYS):
+                # Constant keys such as system_fingerprint come with every chunk; they are said once.
+                if self._seen_extras.get(key) != value:
+                    self._seen_extras[key] = value
+                    events.append(ev.Extension(name=key, payload=raw(value)))
+        choices = chunk.get("choices")
+        if isinstance(choices, list):
+            for choice in choices:
+                if not isinstance(choice, dict):
+                    raise BackendProtocolError("upstream sent a choice that is not an object")
+                self._choice(choice, events)
+        usage = chunk.get("usage")
+        if isinstance(usage, dict):
+            events.append(ev.UsageReported(parts.read_usage(usage)))
+
+    def _start(self, chunk: Object, events: list[ev.Event]) -> None:
+        if "choices" not in chunk:
+            raise BackendProtocolError("upstream sent JSON that is not a chat completion: it has no 'choices'")
+        self._started = True
+        turn_id, model, created = chunk.get("id"), chunk.get("model"), chunk.get("created")
+        fallback = self._fallback
+        events.append(
+            ev.TurnStarted(
+                turn_id if isinstance(turn_id, str) and turn_id else fallback.turn_id,
+                model if isinstance(model, str) and model else fallback.model,
+                int(created) if isinstance(created, int | float) and created else fallback.created_at,
+            )
+        )
+
+    def _choice(self, wire: Object, events: list[ev.Event]) -> None:
+        index = wire.get("index")
+        number = index if isinstance(index, int) else 0
+        choice = self._choices.get(number)
+        if choice is None:
+            choice = self._choices[number] = _Choice(number)
+        delta = wire.get("delta")
+        if delta is None:
+            delta = wire.get("message")
+        finish = wire.get("finish_reason")
+        if choice.done:
+            # Some servers repeat the finish chunk; a delta after the end would be lost text.
+            if isinstance(delta, dict) and (delta.get("content") or delta.get("tool_calls")):
+                raise BackendProtocolError(f"upstream sent content after the finish reason of choice {number}")
+            return
+        if not wire.keys() <= _CHOICE_KEYS:
+            for key, value in _unnamed(wire, _CHOICE_KEYS):
+                events.append(ev.Extension(name=key, payload=raw(value), choice=number))
+        if isinstance(delta, dict):
+            self._delta(choice, delta, wire.get("logprobs"), events)
+        if isinstance(finish, str):
+            self._finish(choice, finish, events)
+
+    def _delta(self, choice: _Choice, delta: Object, logprobs: Json, events: list[ev.Event]) -> None:
+        thinking = delta.get("reasoning_content") or delta.get("reasoning")
+        if isinstance(thinking, str) and thinking:
+            events.append(ev.ReasoningDelta(self._item(choice, "reasoning", events), thinking))
+        if not delta.keys() <= _DELTA_KEYS:
+            for key, value in _unnamed(delta, _DELTA_KEYS):
+                events.append(ev.Extension(name=key, payload=raw(value), index=self._any_item(choice, events)))
+        content = delta.get("content")
+        refusal = delta.get("refusal")
+        if isinstance(logprobs, dict):
+            self._tokens(choice, logprobs, events)
+        if isinstance(content, str) and content:
+            events.append(ev.TextDelta(self._item(choice, "message", events), content))
+        elif content is not None and not isinstance(content, str):
+            raise BackendProtocolError("upstream sent 'content' that is not a string")
+        if isinstance(refusal, str) and refusal:
+            events.append(ev.RefusalDelta(self._item(choice, "message", events), refusal))
+        annotations = delta.get("annotations")
+        if isinstance(annotations, list):
+            for annotation in annotations:
+                events.append(ev.AnnotationAdded(self._item(choice, "message", events), raw(annotation)))
+        calls = delta.get("tool_calls")
+        if isinstance(calls, list):
+            for position, call in enumerate(calls):
+                if not isinstance(call, dict):
+                    raise BackendProtocolError("upstream sent a tool call that is not an object")
+                self._call(choice, call, position, events)
+
+    def _tokens(self, choice: _Choice, logprobs: Object, events: list[ev.Event]) -> None:
+        tokens = (*parts.read_logprobs(logprobs.get("content")), *parts.read_logprobs(logprobs.get("refusal")))
+        if tokens:
+            ids = tuple([token.id for token in tokens if token.id is not None])
+            events.append(
+                ev.TokensDelta(self._item(choice, "message", events), ids if len(ids) == len(tokens) else (), tokens)
+            )
+
+    def _call(self, choice: _Choice, call: Object, position: int, events: list[ev.Event]) -> None:
+        """One entry of `tool_calls`. A new index, or a new id under the same one, begins a new call."""
+        index, call_id = call.get("index"), call.get("id")
+        custom = call.get("type") == "custom" or isinstance(call.get("custom"), dict)
+        inner = call.get("custom" if custom else "function")
+        function: Object = inner if isinstance(inner, dict) else {}
+        number = index if isinstance(index, int) else (position if self._reader is None else max(choice.call_index, 0))
+        key = call_id if isinstance(call_id, str) and call_id else None
+        name = function.get("name")
+        is_new = number > choice.call_index or (key is not None and key != choice.call_key and isinstance(name, str))
+        if is_new:
+            self._close_item(choice, events)
+            choice.call_index, choice.call_key = max(number, choice.call_index), key
+            choice.item, choice.kind = self._next_item, "function_call"
+            self._next_item += 1
+            events.append(
+                ev.ItemStarted(
+                    index=choice.item,
+                    kind="function_call",
+                    choice=choice.index,
+                    call_id=key or f"call_{self._fallback.turn_id.rpartition('-')[2]}_{choice.item}",
+                    name=name if isinstance(name, str) else "",
+                    tool="custom" if custom else "function",
+                )
+            )
+        elif number != choice.call_index or choice.kind != "function_call" or choice.item < 0:
+            raise BackendProtocolError(
+                f"upstream sent arguments for tool call {number} after it had gone on to something else"
+            )
+        arguments = function.get("input" if custom else "arguments")
+        if isinstance(arguments, dict):  # Ollama's habit: arguments as an object
+            arguments = msgspec.json.encode(arguments).decode()
+        if isinstance(arguments, str) and arguments:
+            events.append(ev.ArgumentsDelta(choice.item, arguments))
+
+    def _any_item(self, choice: _Choice, events: list[ev.Event]) -> int:
+        return choice.item if choice.item >= 0 else self._item(choice, "message", events)
+
+    def _item(self, choice: _Choice, kind: ev.ItemKind, events: list[ev.Event]) -> int:
+        """The open item of this kind; another one that is open is closed first."""
+        if choice.item >= 0 and choice.kind == kind:
+            return choice.item
+        self._close_item(choice, events)
+        choice.item, choice.kind = self._next_item, kind
+        self._next_item += 1
+        events.append(ev.ItemStarted(index=choice.item, kind=kind, choice=choice.index))
+        return choice.item
+
+    def _close_item(self, choice: _Choice, events: list[ev.Event]) -> None:
+        if choice.item >= 0:
+            events.append(ev.ItemDone(index=choice.item))
+            choice.item = -1
+
+    def _finish(self, choice: _Choice, finish: str, events: list[ev.Event]) -> None:
+        self._close_item(choice, events)
+        choice.done = True
+        reason = parts.FINISH_REASONS.get(finish)
+        if reason is None:
+            events.append(ev.Extension(name="native_finish_reason", payload=raw(finish), choice=choice.index))
+            reason = "stop"
+        self._reasons.append(reason)
+        events.append(ev.ChoiceDone(choice.index, reason))
+
+
+def _unnamed(source: Object, named: frozenset[str]) -> list[tuple[str, Json]]:
+    """Members that no event names, in the order of the wire; null says nothing."""
+    return [(key, value) for key, value in source.items() if key not in named and value is not None]
+
+
+def _decode(data: bytes) -> Object:
+    try:
+        value = cast("Json", msgspec.json.decode(data))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BackendProtocolError(f"upstream sent what is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BackendProtocolError("upstream sent JSON that is not an object")
+    return value

@@ -1,0 +1,358 @@
+"""A client's chat completion request, read and checked.
+
+Top-level parameters are a table: the key, and the function that reads it into the request under construction. A key outside the
+table is kept in `extra`; a key in OPAQUE is one the API defines but only a backend of this dialect can honour.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from trunkline.dialects import reading
+from trunkline.dialects.openai_chat.messages import read_messages
+from trunkline.dialects.reading import Json, Object
+from trunkline.model.errors import InvalidParameter
+from trunkline.model.request import AllowedTools, JsonSchema, NamedTool, OpaqueTool, Request, Tool
+
+NAME = "openai_chat"
+OPAQUE = frozenset(
+    {
+        "audio",
+        "functions",
+        "function_call",
+        "moderation",
+        "prediction",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "web_search_options",
+    }
+)
+MAX_CHOICES = 128
+
+
+class Draft:
+    """The request under construction: Request fields, what was asked for, and what nothing names."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, object] = {}
+        self.asked: dict[str, str] = {}
+        self.extra: dict[str, msgspec.Raw] = {}
+
+    def ask(self, canonical: str, wire: str | None = None) -> None:
+        self.asked[canonical] = wire or canonical
+
+
+Reader = Callable[[Draft, Json], None]
+
+
+def decode_request(body: bytes) -> Request:
+    """Reads and checks a body. Raises RequestError; `param` is the path of what is wrong."""
+    source = reading.decode_body(body)
+    draft = Draft()
+    fields = draft.fields
+    model = source.get("model")
+    fields["model"] = None if model is None else reading.text(model, "model")
+    if "messages" not in source or source["messages"] is None:
+        reading.missing("messages")
+    fields["items"] = read_messages(reading.array(source["messages"], "messages"))
+    for key, value in source.items():
+        reader = READERS.get(key)
+        if value is None:
+            continue
+        if reader is not None:
+            reader(draft, value)
+        elif key not in ("model", "messages"):
+            draft.extra[key] = reading.raw(value)
+            if key in OPAQUE:
+                draft.ask(key)
+    _check_together(draft, source)
+    return Request(**fields, asked=draft.asked, extra=draft.extra)  # type: ignore[arg-type]  # each reader typed its field
+
+
+def _check_together(draft: Draft, source: Object) -> None:
+    """Rules between parameters."""
+    if (
+        source.get("max_tokens") is not None
+        and source.get("max_completion_tokens") is not None
+        and source["max_tokens"] != source["max_completion_tokens"]
+    ):
+        raise InvalidParameter(
+            "Set 'max_completion_tokens' or 'max_tokens', not both with different values.", param="max_tokens"
+        )
+    if source.get("top_logprobs") is not None and not draft.fields.get("logprobs"):
+        raise InvalidParameter("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
+    if "tools" not in draft.fields:
+        choice = draft.fields.get("tool_choice")
+        if choice not in (None, "none", "auto"):
+            raise InvalidParameter("'tool_choice' is only allowed when 'tools' are specified.", param="tool_choice")
+        draft.asked.pop("parallel_tool_calls", None)
+    elif draft.fields.get("tool_choice") == "none":
+        draft.asked.pop("tools", None)
+    else:
+        _check_named(draft)
+
+
+def _check_named(draft: Draft) -> None:
+    choice = draft.fields.get("tool_choice")
+    tools = draft.fields["tools"]
+    assert isinstance(tools, tuple)
+    if isinstance(choice, NamedTool) and all(not isinstance(tool, Tool) or tool.name != choice.name for tool in tools):
+        raise InvalidParameter(
+            f"Tool choice '{reading.shorten(choice.name)}' not found in 'tools' parameter.", param="tool_choice"
+        )
+
+
+def _number(name: str, *, low: float | None = None, high: float | None = None) -> Reader:
+    def read(draft: Draft, value: Json) -> None:
+        draft.fields[name] = reading.number(value, name, low=low, high=high)
+        draft.ask(name)
+
+    return read
+
+
+def _text(name: str, *, asks: bool = True) -> Reader:
+    def read(draft: Draft, value: Json) -> None:
+        draft.fields[name] = reading.text(value, name)
+        if asks:
+            draft.ask(name)
+
+    return read
+
+
+def _max_tokens(wire: str) -> Reader:
+    def read(draft: Draft, value: Json) -> None:
+        draft.fields["max_output_tokens"] = reading.integer(value, wire, low=1)
+        draft.ask("max_output_tokens", wire)
+
+    return read
+
+
+def _seed(draft: Draft, value: Json) -> None:
+    draft.fields["seed"] = reading.integer(value, "seed")
+    draft.ask("seed")
+
+
+def _n(draft: Draft, value: Json) -> None:
+    n = reading.integer(value, "n", low=1, high=MAX_CHOICES)
+    draft.fields["n"] = n
+    if n > 1:
+        draft.ask("n")
+
+
+def _stream(draft: Draft, value: Json) -> None:
+    draft.fields["stream"] = reading.lenient_boolean(value, "stream")
+
+
+def _stream_options(draft: Draft, value: Json) -> None:
+    options = reading.mapping(value, "stream_options")
+    if options.get("include_usage") is not None:
+        draft.fields["include_usage"] = reading.boolean(options["include_usage"], "stream_options.include_usage")
+
+
+def _stop(draft: Draft, value: Json) -> None:
+    if isinstance(value, str):
+        stops = [value]
+    elif isinstance(value, list):
+        stops = [reading.text(member, f"stop[{position}]") for position, member in enumerate(value)]
+    else:
+        reading.wrong_type("stop", "a string or an array of strings", value)
+    for position, stop in enumerate(stops):
+        if not stop:
+            raise InvalidParameter(
+                "Invalid 'stop': a stop sequence must not be empty.",
+                param=f"stop[{position}]" if isinstance(value, list) else "stop",
+            )
+    draft.fields["stop"] = tuple(stops)
+    if stops:
+        draft.ask("stop")
+
+
+def _logprobs(draft: Draft, value: Json) -> None:
+    draft.fields["logprobs"] = reading.boolean(value, "logprobs")
+    if draft.fields["logprobs"]:
+        draft.ask("logprobs")
+
+
+def _top_logprobs(draft: Draft, value: Json) -> None:
+    draft.fields["top_logprobs"] = reading.integer(value, "top_logprobs", low=0)
+    draft.ask("top_logprobs")
+
+
+def _logit_bias(draft: Draft, value: Json) -> None:
+    source = reading.mapping(value, "logit_bias")
+    draft.fields["logit_bias"] = {
+        key: reading.number(bias, f"logit_bias.{key}", low=-100, high=100) for key, bias in source.items()
+    }
+    if source:
+        draft.ask("logit_bias")
+
+
+def _tools(draft: Draft, value: Json) -> None:
+    tools = tuple(
+        _tool(reading.mapping(tool, f"tools[{position}]"), f"tools[{position}]")
+        for position, tool in enumerate(reading.array(value, "tools"))
+    )
+    if tools:
+        draft.fields["tools"] = tools
+        draft.ask("tools")
+
+
+def _tool(source: Object, path: str) -> Tool | OpaqueTool:
+    kind = reading.text_field(source, "type", path)
+    if kind == "function":
+        inner, inner_path = (
+            reading.mapping(reading.field(source, "function", path), f"{path}.function"),
+            f"{path}.function",
+        )
+        parameters = inner.get("parameters")
+        if parameters is not None and not isinstance(parameters, dict):
+            raise InvalidParameter(
+                f"Invalid '{inner_path}.parameters': expected a JSON Schema object, but got {reading.describe(parameters)} instead.",
+                code="invalid_function_parameters",
+                param=f"{inner_path}.parameters",
+            )
+        strict = inner.get("strict")
+        return Tool(
+            name=reading.text_field(inner, "name", inner_path),
+            description=reading.optional_text(inner, "description", inner_path),
+            parameters=None if parameters is None else reading.raw(parameters),
+            strict=None if strict is None else reading.boolean(strict, f"{inner_path}.strict"),
+        )
+    if kind == "custom":
+        inner, inner_path = reading.mapping(reading.field(source, "custom", path), f"{path}.custom"), f"{path}.custom"
+        form = inner.get("format")
+        return Tool(
+            kind="custom",
+            name=reading.text_field(inner, "name", inner_path),
+            description=reading.optional_text(inner, "description", inner_path),
+            format=None if form is None else reading.raw(form),
+        )
+    return OpaqueTool(wire_type=kind, dialect=NAME, payload=reading.raw(source))
+
+
+def _tool_choice(draft: Draft, value: Json) -> None:
+    path = "tool_choice"
+    if isinstance(value, str):
+        choice = reading.one_of(value, path, ("none", "auto", "required"))
+        draft.fields[path] = choice
+        if choice == "required":
+            draft.ask(path)
+        return
+    if not isinstance(value, dict):
+        reading.wrong_type(path, "a string or an object", value)
+    kind = reading.one_of(reading.field(value, "type", path), f"{path}.type", ("function", "custom", "allowed_tools"))
+    inner = reading.mapping(reading.field(value, kind, path), f"{path}.{kind}")
+    if kind == "allowed_tools":
+        mode = reading.one_of(
+            reading.field(inner, "mode", f"{path}.{kind}"), f"{path}.{kind}.mode", ("auto", "required")
+        )
+        draft.fields[path] = AllowedTools(
+            "required" if mode == "required" else "auto", _allowed_names(inner, f"{path}.{kind}"), reading.raw(value)
+        )
+    else:
+        draft.fields[path] = NamedTool(
+            reading.text_field(inner, "name", f"{path}.{kind}"), "custom" if kind == "custom" else "function"
+        )
+    draft.ask(path)
+
+
+def _allowed_names(source: Object, path: str) -> tuple[str, ...]:
+    names = []
+    for position, member in enumerate(reading.array(reading.field(source, "tools", path), f"{path}.tools")):
+        where = f"{path}.tools[{position}]"
+        tool = reading.mapping(member, where)
+        kind = reading.text_field(tool, "type", where)
+        inner = tool.get(kind)
+        names.append(
+            reading.text_field(inner, "name", f"{where}.{kind}")
+            if isinstance(inner, dict)
+            else reading.text_field(tool, "name", where)
+        )
+    return tuple(names)
+
+
+def _parallel_tool_calls(draft: Draft, value: Json) -> None:
+    draft.fields["parallel_tool_calls"] = reading.boolean(value, "parallel_tool_calls")
+    if value is False:
+        draft.ask("parallel_tool_calls")
+
+
+def _response_format(draft: Draft, value: Json) -> None:
+    path = "response_format"
+    source = reading.mapping(value, path)
+    kind = reading.one_of(reading.field(source, "type", path), f"{path}.type", ("text", "json_object", "json_schema"))
+    if kind == "text":
+        draft.fields[path] = "text"
+        return
+    if kind == "json_object":
+        draft.fields[path] = "json_object"
+    else:
+        inner, inner_path = (
+            reading.mapping(reading.field(source, "json_schema", path), f"{path}.json_schema"),
+            f"{path}.json_schema",
+        )
+        schema, strict = inner.get("schema"), inner.get("strict")
+        draft.fields[path] = JsonSchema(
+            name=reading.text_field(inner, "name", inner_path),
+            schema=None if schema is None else reading.raw(reading.mapping(schema, f"{inner_path}.schema")),
+            strict=None if strict is None else reading.boolean(strict, f"{inner_path}.strict"),
+            description=reading.optional_text(inner, "description", inner_path),
+        )
+    draft.ask(path)
+
+
+def _metadata(draft: Draft, value: Json) -> None:
+    draft.fields["metadata"] = reading.string_map(value, "metadata")
+
+
+def _service_tier(draft: Draft, value: Json) -> None:
+    draft.fields["service_tier"] = reading.text(value, "service_tier")
+    if value not in ("auto", "default"):
+        draft.ask("service_tier")
+
+
+def _store(draft: Draft, value: Json) -> None:
+    draft.fields["store"] = reading.lenient_boolean(value, "store")
+    if draft.fields["store"]:
+        draft.ask("store")
+
+
+def _modalities(draft: Draft, value: Json) -> None:
+    kinds = [
+        reading.text(member, f"modalities[{position}]")
+        for position, member in enumerate(reading.array(value, "modalities"))
+    ]
+    draft.extra["modalities"] = reading.raw(value)
+    if kinds != ["text"]:
+        draft.ask("modalities")
+
+
+READERS: dict[str, Reader] = {
+    "frequency_penalty": _number("frequency_penalty", low=-2, high=2),
+    "logit_bias": _logit_bias,
+    "logprobs": _logprobs,
+    "max_completion_tokens": _max_tokens("max_completion_tokens"),
+    "max_tokens": _max_tokens("max_tokens"),
+    "metadata": _metadata,
+    "modalities": _modalities,
+    "n": _n,
+    "parallel_tool_calls": _parallel_tool_calls,
+    "presence_penalty": _number("presence_penalty", low=-2, high=2),
+    "prompt_cache_key": _text("prompt_cache_key", asks=False),
+    "reasoning_effort": _text("reasoning_effort"),
+    "response_format": _response_format,
+    "safety_identifier": _text("safety_identifier", asks=False),
+    "seed": _seed,
+    "service_tier": _service_tier,
+    "stop": _stop,
+    "store": _store,
+    "stream": _stream,
+    "stream_options": _stream_options,
+    "temperature": _number("temperature", low=0),
+    "tool_choice": _tool_choice,
+    "tools": _tools,
+    "top_logprobs": _top_logprobs,
+    "top_p": _number("top_p", low=0, high=1),
+    "user": _text("user", asks=False),
+    "verbosity": _text("verbosity"),
+}

@@ -1,0 +1,130 @@
+"""A request as a chat completion body, for an upstream.
+
+Used when the client spoke another dialect or a filter changed the request; a chat client's own body is forwarded as it came
+(`forward_body`), so that keys we do not know survive.
+"""
+
+import msgspec
+
+from trunkline.dialects.openai_chat.messages import write_messages
+from trunkline.model.request import AllowedTools, JsonSchema, NamedTool, OpaqueTool, Request, Tool
+
+_BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_USAGE_OPTIONS = msgspec.Raw(b'{"include_usage":true}')
+
+
+def forward_body(body: bytes, request: Request, *, model: str, want_usage: bool) -> bytes:
+    """The client's own body for this upstream: `model` respliced and, where wanted, a streamed answer's usage asked for.
+
+    Every other byte of every value stays as it came. `body` has been read before, so it is known to be an object.
+    """
+    ask_usage = want_usage and request.stream and not request.include_usage
+    if request.model == model and not ask_usage:
+        return body
+    members = _BODY.decode(body)
+    members["model"] = msgspec.Raw(msgspec.json.encode(model))
+    if ask_usage:
+        options = members.get("stream_options")
+        if options is None or bytes(options) == b"null":
+            members["stream_options"] = _USAGE_OPTIONS
+        else:
+            merged = _BODY.decode(options)
+            merged["include_usage"] = msgspec.Raw(b"true")
+            members["stream_options"] = msgspec.Raw(msgspec.json.encode(merged))
+    return msgspec.json.encode(members)
+
+
+def encode_request(request: Request, *, model: str, want_usage: bool) -> bytes:
+    """The whole request written anew."""
+    body: dict[str, object] = {"model": model, "messages": write_messages(request.items)}
+    if request.stream:
+        body["stream"] = True
+        if want_usage or request.include_usage:
+            body["stream_options"] = {"include_usage": True}
+    for key in _PLAIN:
+        value = getattr(request, key)
+        if value is not None:
+            body[key] = value
+    if request.max_output_tokens is not None:
+        body["max_completion_tokens" if request.asked.get("max_output_tokens") != "max_tokens" else "max_tokens"] = (
+            request.max_output_tokens
+        )
+    if request.n > 1:
+        body["n"] = request.n
+    if request.stop:
+        body["stop"] = list(request.stop)
+    if request.logprobs:
+        body["logprobs"] = True
+    if request.tools:
+        body["tools"] = [_tool(tool) for tool in request.tools]
+    if request.tool_choice is not None:
+        body["tool_choice"] = _tool_choice(request)
+    if request.response_format is not None:
+        body["response_format"] = _response_format(request)
+    body.update(request.extra)
+    return msgspec.json.encode(body)
+
+
+_PLAIN = (
+    "temperature",
+    "top_p",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "top_logprobs",
+    "parallel_tool_calls",
+    "reasoning_effort",
+    "verbosity",
+    "metadata",
+    "user",
+    "safety_identifier",
+    "prompt_cache_key",
+    "service_tier",
+    "store",
+)
+
+
+def _tool(tool: Tool | OpaqueTool) -> object:
+    if isinstance(tool, OpaqueTool):
+        return tool.payload
+    inner: dict[str, object] = {"name": tool.name}
+    if tool.description is not None:
+        inner["description"] = tool.description
+    if tool.kind == "custom":
+        if tool.format is not None:
+            inner["format"] = tool.format
+        return {"type": "custom", "custom": inner}
+    if tool.parameters is not None:
+        inner["parameters"] = tool.parameters
+    if tool.strict is not None:
+        inner["strict"] = tool.strict
+    return {"type": "function", "function": inner}
+
+
+def _tool_choice(request: Request) -> object:
+    match request.tool_choice:
+        case NamedTool(name, kind):
+            return {"type": kind, kind: {"name": name}}
+        case AllowedTools(mode, names):
+            kinds = {tool.name: tool.kind for tool in request.tools if isinstance(tool, Tool)}
+            tools = [
+                {"type": kinds.get(name, "function"), kinds.get(name, "function"): {"name": name}} for name in names
+            ]
+            return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+        case choice:
+            return choice
+
+
+def _response_format(request: Request) -> object:
+    form = request.response_format
+    if not isinstance(form, JsonSchema):
+        return {"type": form}
+    inner: dict[str, object] = {"name": form.name}
+    if form.description is not None:
+        inner["description"] = form.description
+    if form.schema is not None:
+        inner["schema"] = form.schema
+    if form.strict is not None:
+        inner["strict"] = form.strict
+    return {"type": "json_schema", "json_schema": inner}

@@ -1,0 +1,163 @@
+"""Pieces of chat answers that both directions share: usage, log probabilities, finish reasons, error objects."""
+
+from typing import cast
+
+import msgspec
+
+from trunkline.dialects.reading import Json, Object
+from trunkline.model.errors import (
+    BackendError,
+    BackendRateLimited,
+    BackendRejected,
+    BackendTimeout,
+    BackendUnavailable,
+    ErrorInfo,
+)
+from trunkline.model.events import FinishReason
+from trunkline.model.tokens import TokenLogprob, TopLogprob
+from trunkline.model.usage import Usage
+
+FINISH_REASONS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+    "function_call": "function_call",
+    "error": "error",
+}
+
+
+def read_usage(source: Object) -> Usage:
+    """Usage of a chunk or completion. Counts that are absent or null stay unknown."""
+    details: dict[str, int] = {}
+    known: dict[str, int] = {}
+    for prefix, key in (("input", "prompt_tokens_details"), ("output", "completion_tokens_details")):
+        counts = source.get(key)
+        if isinstance(counts, dict):
+            for name, count in counts.items():
+                if isinstance(count, int):
+                    if name in ("cached_tokens", "cache_write_tokens", "reasoning_tokens"):
+                        known[name] = count
+                    else:
+                        details[f"{prefix}.{name}"] = count
+    return Usage(
+        input_tokens=_count(source, "prompt_tokens"),
+        output_tokens=_count(source, "completion_tokens"),
+        cached_tokens=known.get("cached_tokens"),
+        cache_write_tokens=known.get("cache_write_tokens"),
+        reasoning_tokens=known.get("reasoning_tokens"),
+        details=details,
+    )
+
+
+def _count(source: Object, key: str) -> int:
+    value = source.get(key)
+    return value if isinstance(value, int) else 0
+
+
+def write_usage(usage: Usage) -> dict[str, object]:
+    """Usage with the details that are known, and no others."""
+    written: dict[str, object] = {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+    sides: dict[str, dict[str, int]] = {"input": {}, "output": {}}
+    if usage.cached_tokens is not None:
+        sides["input"]["cached_tokens"] = usage.cached_tokens
+    if usage.cache_write_tokens is not None:
+        sides["input"]["cache_write_tokens"] = usage.cache_write_tokens
+    if usage.reasoning_tokens is not None:
+        sides["output"]["reasoning_tokens"] = usage.reasoning_tokens
+    for name, count in usage.details.items():
+        side, _, key = name.partition(".")
+        sides[side][key] = count
+    if sides["input"]:
+        written["prompt_tokens_details"] = sides["input"]
+    if sides["output"]:
+        written["completion_tokens_details"] = sides["output"]
+    return written
+
+
+def read_logprobs(entries: Json) -> tuple[TokenLogprob, ...]:
+    """`logprobs.content` or `logprobs.refusal`."""
+    if not isinstance(entries, list):
+        return ()
+    read = []
+    for entry in entries:
+        if isinstance(entry, dict):
+            top = entry.get("top_logprobs")
+            read.append(
+                TokenLogprob(
+                    *_logprob(entry),
+                    top=tuple(TopLogprob(*_logprob(one)) for one in top if isinstance(one, dict))
+                    if isinstance(top, list)
+                    else (),
+                )
+            )
+    return tuple(read)
+
+
+def _logprob(entry: Object) -> tuple[str, float, tuple[int, ...] | None, int | None]:
+    token, logprob, raw, token_id = entry.get("token"), entry.get("logprob"), entry.get("bytes"), entry.get("id")
+    return (
+        token if isinstance(token, str) else "",
+        float(logprob) if isinstance(logprob, int | float) else -9999.0,
+        tuple(cast("list[int]", raw)) if isinstance(raw, list) else None,
+        token_id if isinstance(token_id, int) else None,
+    )
+
+
+def write_logprobs(tokens: tuple[TokenLogprob, ...]) -> list[dict[str, object]]:
+    return [{**_write_logprob(token), "top_logprobs": [_write_logprob(top) for top in token.top]} for token in tokens]
+
+
+def _write_logprob(token: TokenLogprob | TopLogprob) -> dict[str, object]:
+    written: dict[str, object] = {"token": token.token, "logprob": token.logprob, "bytes": token.bytes}
+    if token.id is not None:
+        written["id"] = token.id
+    return written
+
+
+def write_error(error: ErrorInfo) -> dict[str, object]:
+    """The error object: always `message, type, param, code`, and `code` a string or null (decision 2)."""
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+def read_error(status: int, source: Json) -> BackendError:
+    """An upstream's error object as a typed error. `source` is the member `error`, or whatever the body held instead."""
+    message, kind, code, param = f"upstream answered {status}", None, None, None
+    if isinstance(source, dict):
+        inner_message = source.get("message") or source.get("detail")
+        message = inner_message if isinstance(inner_message, str) else message
+        kind, code, param = (
+            value if isinstance(value, str) else None
+            for value in (source.get("type"), source.get("code"), source.get("param"))
+        )
+        if isinstance(source.get("code"), int) and 400 <= cast("int", source["code"]) <= 599 and status == 200:
+            status = cast(
+                "int", source["code"]
+            )  # llama.cpp and vLLM put the status they mean into a stream's error object
+    elif isinstance(source, str) and source:
+        message = source
+    message = message[:2000]
+    if status == 429:
+        return BackendRateLimited(message, code=code, param=param)
+    if status in (408, 504):
+        return BackendTimeout(message, code=code, param=param)
+    if status == 503:
+        return BackendUnavailable(message, code=code, param=param)
+    if 400 <= status < 500 and status not in (401, 403):
+        return BackendRejected(message, status=status, type=kind, code=code, param=param)
+    return BackendError(message, code=code, param=param)
+
+
+def decode_error(status: int, body: bytes) -> BackendError:
+    """A refused request's body, whatever it is. An upstream's 401 or 403 is about our key, not the client's: a 502 here."""
+    try:
+        source: Json = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return read_error(status, None)
+    if isinstance(source, dict) and source.get("error") is not None:
+        source = source["error"]
+    return read_error(status, source)

@@ -1,0 +1,350 @@
+"""The dialect in front: requests in, answers out.
+
+The encoder writes one chunk per delta. Its hot path, a text delta with nothing pending, is two byte strings made once per
+choice with the JSON text of the delta between them; everything else goes through `_chunk`. What belongs to a chunk but comes
+as an event of its own (log probabilities, unknown keys) waits for the next chunk of its choice.
+"""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from trunkline.config.profiles import Profile
+from trunkline.dialects.openai_chat import parts
+from trunkline.dialects.openai_chat.decode_request import decode_request
+from trunkline.dialects.openai_chat.messages import write_call
+from trunkline.model import events as ev
+from trunkline.model.errors import ErrorInfo
+from trunkline.model.items import FunctionCall, Message, Reasoning, RefusalPart, TextPart
+from trunkline.model.request import Request
+from trunkline.model.tokens import TokenLogprob
+from trunkline.model.turn import ChoiceEnd, Turn, TurnItem
+from trunkline.model.usage import Usage
+from trunkline.wire.sse import DONE
+
+NAME = "openai_chat"
+_encode = msgspec.json.encode
+_HOLE = "\u2603"  # stands for the delta's text while a template is made
+_HOLE_JSON = _encode(_HOLE)
+
+
+class ChatSurface:
+    """The codec for chat completion clients, with a profile's wire settings."""
+
+    name = NAME
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+
+    def decode_request(self, body: bytes) -> Request:
+        return decode_request(body)
+
+    def encoder(self, request: Request) -> "ChatEncoder":
+        return ChatEncoder(request, spaced=self._profile.json_spacing)
+
+    def encode_turn(self, turn: Turn, request: Request) -> bytes:
+        return _dump(encode_turn(turn, request), spaced=self._profile.json_spacing)
+
+    def encode_error(self, error: ErrorInfo) -> bytes:
+        if self._profile.error_style == "plain":
+            return _encode({"error": error.type, "detail": error.message})
+        return _encode(parts.write_error(error))
+
+
+def _dump(value: object, *, spaced: bool) -> bytes:
+    data = _encode(value)
+    return msgspec.json.format(data, indent=0) if spaced else data
+
+
+class _Choice:
+    """What one choice of the stream has said, and what waits for its next chunk."""
+
+    __slots__ = ("calls", "delta_extras", "extras", "logprobs", "open", "templates")
+
+    def __init__(self) -> None:
+        self.open = False  # its role has been sent
+        self.calls = 0
+        self.logprobs: list[TokenLogprob] = []
+        self.extras: dict[str, msgspec.Raw] = {}
+        self.delta_extras: dict[str, msgspec.Raw] = {}
+        self.templates: dict[object, tuple[bytes, bytes]] = {}
+
+    @property
+    def pending(self) -> bool:
+        return bool(self.logprobs or self.extras or self.delta_extras)
+
+
+class ChatEncoder:
+    """Events of one answer to the bytes of its stream."""
+
+    def __init__(self, request: Request, *, spaced: bool) -> None:
+        self._request = request
+        self._spaced = spaced
+        self._head: dict[str, object] = {}
+        self._choices: dict[int, _Choice] = {}
+        self._items: dict[int, tuple[int, int]] = {}  # item index -> choice, call number; hosted items are absent
+        self._extras: dict[str, msgspec.Raw] = {}
+        self._usage: Usage | None = None
+        self._rules: dict[type, Callable[..., bytes]] = {
+            ev.TextDelta: self._text,
+            ev.TurnStarted: self._turn_started,
+            ev.ItemStarted: self._item_started,
+            ev.ReasoningDelta: self._reasoning,
+            ev.RefusalDelta: self._refusal,
+            ev.ArgumentsDelta: self._arguments,
+            ev.TokensDelta: self._tokens,
+            ev.AnnotationAdded: self._annotation,
+            ev.ItemDone: self._item_done,
+            ev.ChoiceDone: self._choice_done,
+            ev.UsageReported: self._usage_reported,
+            ev.Extension: self._extension,
+            ev.TurnCompleted: self._completed,
+            ev.TurnIncomplete: self._incomplete,
+            ev.TurnFailed: self._failed,
+            ev.TurnCancelled: self._cancelled,
+        }
+
+    def feed(self, event: ev.Event) -> bytes:
+        rule = self._rules.get(type(event))
+        return rule(event) if rule is not None else b""
+
+    def _turn_started(self, event: ev.TurnStarted) -> bytes:
+        self._head = {
+            "id": event.turn_id,
+            "object": "chat.completion.chunk",
+            "created": event.created_at,
+            "model": self._request.model or event.model,
+        }
+        return b""
+
+    def _item_started(self, event: ev.ItemStarted) -> bytes:
+        if event.hosted or event.kind in ("function_call_output", "opaque"):
+            return b""
+        choice = self._choice(event.choice)
+        self._items[event.index] = (event.choice, choice.calls)
+        if event.kind != "function_call":
+            return b""
+        number, choice.calls = choice.calls, choice.calls + 1
+        call = write_call(FunctionCall(call_id=event.call_id or "", name=event.name or "", tool=event.tool))
+        return self._chunk(event.choice, {"tool_calls": [{"index": number, **call}]})
+
+    def _text(self, event: ev.TextDelta) -> bytes:
+        return self._delta(event.index, "content", event.text)
+
+    def _reasoning(self, event: ev.ReasoningDelta) -> bytes:
+        return self._delta(event.index, "reasoning_content", event.text)
+
+    def _refusal(self, event: ev.RefusalDelta) -> bytes:
+        return self._delta(event.index, "refusal", event.text)
+
+    def _delta(self, item: int, key: str, text: str) -> bytes:
+        entry = self._items.get(item)
+        if entry is None:
+            return b""
+        choice = self._choices[entry[0]]
+        if not choice.open or choice.pending or self._extras:
+            return self._chunk(entry[0], {key: text}, refusal=key == "refusal")
+        template = choice.templates.get(key)
+        if template is None:
+            template = choice.templates[key] = self._template(entry[0], {key: _HOLE})
+        return template[0] + _encode(text) + template[1]
+
+    def _arguments(self, event: ev.ArgumentsDelta) -> bytes:
+        entry = self._items.get(event.index)
+        if entry is None:
+            return b""
+        choice = self._choices[entry[0]]
+        if choice.pending or self._extras:
+            return self._chunk(entry[0], _call_delta(entry[1], event.text))
+        template = choice.templates.get(entry[1])
+        if template is None:
+            template = choice.templates[entry[1]] = self._template(entry[0], _call_delta(entry[1], _HOLE))
+        return template[0] + _encode(event.text) + template[1]
+
+    def _tokens(self, event: ev.TokensDelta) -> bytes:
+        entry = self._items.get(event.index)
+        if entry is not None:
+            self._choices[entry[0]].logprobs.extend(event.logprobs)
+        return b""
+
+    def _annotation(self, event: ev.AnnotationAdded) -> bytes:
+        entry = self._items.get(event.index)
+        return self._chunk(entry[0], {"annotations": [event.annotation]}) if entry is not None else b""
+
+    def _item_done(self, event: ev.ItemDone) -> bytes:
+        entry = self._items.get(event.index)
+        # Logprobs of tokens whose text never came (a multi-byte character cut by the end) still belong to the client.
+        if entry is not None and self._choices[entry[0]].logprobs:
+            return self._chunk(entry[0], {})
+        return b""
+
+    def _choice_done(self, event: ev.ChoiceDone) -> bytes:
+        opening = b"" if self._choice(event.choice).open else self._chunk(event.choice, {"content": ""})
+        return opening + self._chunk(event.choice, {}, finish_reason=event.finish_reason)
+
+    def _usage_reported(self, event: ev.UsageReported) -> bytes:
+        self._usage = event.usage
+        return b""
+
+    def _extension(self, event: ev.Extension) -> bytes:
+        if event.index is not None:
+            entry = self._items.get(event.index)
+            if entry is not None:
+                self._choices[entry[0]].delta_extras[event.name] = event.payload
+        elif event.choice is not None:
+            self._choice(event.choice).extras[event.name] = event.payload
+        else:
+            self._extras[event.name] = event.payload
+        return b""
+
+    def _completed(self, event: ev.TurnCompleted) -> bytes:
+        return self._trailer() + DONE
+
+    def _incomplete(self, event: ev.TurnIncomplete) -> bytes:
+        # A turn cut because its client left has nobody to tell; one cut by a limit has finish reasons in all its choices.
+        return self._trailer() + DONE if event.reason in ("max_output_tokens", "content_filter") else b""
+
+    def _failed(self, event: ev.TurnFailed) -> bytes:
+        # Decision 4: an error object ends the stream; neither a finish reason nor [DONE] may pretend success.
+        return self._frame(parts.write_error(event.error))
+
+    def _cancelled(self, event: ev.TurnCancelled) -> bytes:
+        return self._frame(
+            parts.write_error(ErrorInfo(message="the answer was cancelled", type="server_error", code="cancelled"))
+        )
+
+    def _trailer(self) -> bytes:
+        """The usage chunk, where the client asked for it, and unknown keys that no chunk has carried yet."""
+        usage = self._usage if self._request.include_usage else None
+        if usage is None and not self._extras:
+            return b""
+        chunk: dict[str, object] = {**self._head, "choices": []}
+        if self._request.include_usage:
+            chunk["usage"] = None if usage is None else parts.write_usage(usage)
+        return self._frame(self._with_extras(chunk))
+
+    def _choice(self, index: int) -> _Choice:
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = _Choice()
+        return choice
+
+    def _chunk(
+        self, index: int, delta: dict[str, object], *, finish_reason: str | None = None, refusal: bool = False
+    ) -> bytes:
+        choice = self._choice(index)
+        if not choice.open:
+            choice.open = True
+            first: dict[str, object] = {"role": "assistant"}
+            if "content" not in delta:
+                first["content"] = None
+            delta = {**first, **delta}
+        if choice.delta_extras:
+            delta = {**delta, **choice.delta_extras}
+            choice.delta_extras = {}
+        wire: dict[str, object] = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        if choice.logprobs:
+            written = parts.write_logprobs(tuple(choice.logprobs))
+            wire["logprobs"] = (
+                {"content": None, "refusal": written} if refusal else {"content": written, "refusal": None}
+            )
+            choice.logprobs = []
+        if choice.extras:
+            wire.update(choice.extras)
+            choice.extras = {}
+        return self._frame(self._with_extras(self._envelope(wire)))
+
+    def _envelope(self, choice: Mapping[str, object]) -> dict[str, object]:
+        chunk: dict[str, object] = {**self._head, "choices": [choice]}
+        if self._request.include_usage:
+            chunk["usage"] = None
+        return chunk
+
+    def _with_extras(self, chunk: dict[str, object]) -> dict[str, object]:
+        if self._extras:
+            chunk.update(self._extras)
+            self._extras = {}
+        return chunk
+
+    def _frame(self, value: Mapping[str, object]) -> bytes:
+        return b"data: " + _dump(value, spaced=self._spaced) + b"\n\n"
+
+    def _template(self, index: int, delta: dict[str, object]) -> tuple[bytes, bytes]:
+        chunk = self._envelope({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
+        before, _, after = self._frame(chunk).rpartition(_HOLE_JSON)
+        return before, after
+
+
+def _call_delta(number: int, text: str) -> dict[str, object]:
+    return {"tool_calls": [{"index": number, "function": {"arguments": text}}]}
+
+
+def encode_turn(turn: Turn, request: Request) -> dict[str, object]:
+    """The whole answer as one `chat.completion` object."""
+    by_choice: dict[int, list[TurnItem]] = {choice.index: [] for choice in turn.choices}
+    for item in turn.items:
+        by_choice.setdefault(item.choice, []).append(item)
+    completion: dict[str, object] = {
+        "id": turn.turn_id,
+        "object": "chat.completion",
+        "created": turn.created_at,
+        "model": request.model or turn.model,
+        "choices": [_whole_choice(choice, by_choice[choice.index]) for choice in turn.choices],
+    }
+    if turn.usage is not None:
+        completion["usage"] = parts.write_usage(turn.usage)
+    for extension in turn.extensions:
+        completion[extension.name] = extension.payload
+    return completion
+
+
+def _whole_choice(choice: ChoiceEnd, items: list[TurnItem]) -> dict[str, object]:
+    text: list[str] = []
+    refusal: list[str] = []
+    reasoning: list[str] = []
+    annotations: list[msgspec.Raw] = []
+    calls: list[dict[str, object]] = []
+    logprobs: list[TokenLogprob] = []
+    refused_logprobs: list[TokenLogprob] = []
+    extras: dict[str, object] = {}
+    for turn_item in items:
+        match turn_item.item:
+            case Message(content=content):
+                for part in content:
+                    if isinstance(part, TextPart):
+                        text.append(part.text)
+                        annotations.extend(part.annotations)
+                    elif isinstance(part, RefusalPart):
+                        refusal.append(part.text)
+                (logprobs if text or not refusal else refused_logprobs).extend(turn_item.logprobs)
+            case Reasoning():
+                reasoning.append(turn_item.item.text)
+            case FunctionCall(hosted=False):
+                calls.append(write_call(turn_item.item))
+            case _:
+                continue
+        extras.update({extension.name: extension.payload for extension in turn_item.extensions})
+    message: dict[str, object] = {
+        "role": "assistant",
+        "content": "".join(text) if text or not (calls or refusal) else None,
+        "refusal": "".join(refusal) if refusal else None,
+    }
+    if reasoning:
+        message["reasoning_content"] = "".join(reasoning)
+    if annotations:
+        message["annotations"] = annotations
+    if calls:
+        message["tool_calls"] = calls
+    message.update(extras)
+    return {
+        "index": choice.index,
+        "message": message,
+        "logprobs": {
+            "content": parts.write_logprobs(tuple(logprobs)) if logprobs else None,
+            "refusal": parts.write_logprobs(tuple(refused_logprobs)) if refused_logprobs else None,
+        }
+        if logprobs or refused_logprobs
+        else None,
+        "finish_reason": choice.finish_reason,
+        **{extension.name: extension.payload for extension in choice.extensions},
+    }
