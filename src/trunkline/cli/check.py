@@ -1,0 +1,88 @@
+"""`trunkline check FILE`: whether the server would start with this file, and which model would go where.
+
+The file is read as `serve` reads it, environment included. Then the backends are made, which imports agents and looks
+for model files; no port is opened, no model is loaded and no server is asked.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import assert_never
+
+from trunkline.assembly import assemble
+from trunkline.cli.output import Output, Style, table
+from trunkline.config.checks import static_models, unlisted_backends
+from trunkline.config.load import load_config
+from trunkline.config.schema import Backend, Config, EmbeddedSettings, HttpSettings, PythonSettings, ScriptedSettings
+
+HEADER = ("MODEL", "BACKEND", "TYPE", "ANSWERED BY")
+
+
+def check(path: Path, *, environ: Mapping[str, str], output: Output) -> None:
+    """Prints the resolved routes. Raises ConfigError for the first thing that is wrong."""
+    config = load_config(path, environ=environ)
+    assemble(config, base_dir=path.parent)
+    heading, *rows = table(HEADER, route_rows(config))
+    output.line(heading, style=Style.STRONG)
+    for row in rows:
+        output.line(row)
+    output.line()
+    output.line(f"{path} is fine: {_summary(config)}")
+
+
+def route_rows(config: Config) -> list[tuple[str, ...]]:
+    """One row for each step of each model's route; fallbacks are indented below the first."""
+    rows: list[tuple[str, ...]] = []
+    for model in config.models:
+        for step, route in enumerate(model.routes):
+            settings = config.backends[route.backend]
+            shown = model.name if step == 0 else "  then"
+            rows.append((_marked(shown, config), route.backend, _type(settings), _answerer(settings, route.model)))
+    for name in unlisted_backends(config):
+        settings = config.backends[name]
+        rows.extend(
+            (_marked(model, config), name, _type(settings), _answerer(settings, None))
+            for model in static_models(config, name) or (_own_names(settings, config),)
+        )
+    return rows
+
+
+def _marked(model: str, config: Config) -> str:
+    return f"{model} (default)" if model == config.server.default_model else model
+
+
+def _type(settings: Backend) -> str:
+    return str(type(settings).__struct_config__.tag)
+
+
+def _own_names(settings: Backend, config: Config) -> str:
+    match settings:
+        case PythonSettings(target=target):
+            return config.server.model_name or target.rpartition(":")[2]
+        case EmbeddedSettings(path=str(path)):
+            return Path(path).stem.lower()
+        case EmbeddedSettings():
+            return "(the model that make install fetched)"
+        case _:
+            return "(whatever it lists)"
+
+
+def _answerer(settings: Backend, model: str | None) -> str:
+    match settings:
+        case HttpSettings():
+            where = f"{', '.join(settings.endpoints)} ({settings.dialect})"
+        case PythonSettings():
+            where = settings.target
+        case ScriptedSettings():
+            where = settings.script or "repeats the last user message"
+        case EmbeddedSettings():
+            where = settings.path or "in this process"
+        case _:
+            assert_never(settings)
+    return f"{model} at {where}" if model else where
+
+
+def _summary(config: Config) -> str:
+    server = config.server
+    keys = len(server.api_keys) + len(server.keys)
+    access = f"{keys} API key{'s' if keys != 1 else ''}" if keys else "no API key (loopback only)"
+    return f"{server.host}:{server.port}, profile {server.profile}, {access}"

@@ -1,0 +1,189 @@
+"""From a listening socket to a clean exit: start, announce, serve, drain.
+
+uvicorn parses HTTP and keeps the connections; when the process starts, stops and with which exit code is decided
+here, because uvicorn's own run loop repeats the signal after a graceful stop (so that a stopped service looks killed),
+cancels answers without waiting for their last words, and gives a failed start no exception.
+
+    starting ── lifespan up ──> serving ── first signal ──> draining ── all ended, or grace over ──> stopped, exit 0
+        └── first signal or failure ──> stopped                └── second signal ──> exit at once, 128 + signal
+
+While draining nothing new is accepted, idle connections close, and the application has been told. When the grace is
+over the application ends each answer left with an error; what has not ended CANCEL_S later is cut.
+"""
+
+import asyncio
+import contextlib
+import importlib.util
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any, Protocol
+
+import uvicorn
+
+from trunkline.cli.lifespan import Lifespan, Message
+from trunkline.cli.listen import BACKLOG
+
+CANCEL_S = 2.0
+CLOSE_S = 15.0
+KEEP_ALIVE_S = 75
+POLL_S = 0.02
+
+log = logging.getLogger("trunkline.cli")
+
+
+class Application(Protocol):
+    """What `assembly` makes of a configuration: an ASGI application with a beginning and an end."""
+
+    async def __call__(
+        self,
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+        /,
+    ) -> None: ...
+
+    def drain(self) -> None:
+        """The server is shutting down: refuse what is new, let what is under way finish."""
+        ...
+
+    def abort(self) -> None:
+        """The grace is over: end every answer with an error, now."""
+        ...
+
+    async def models(self) -> Sequence[str]: ...
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's connections and its once-a-second tick, without its signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Stop:
+    """Whether to stop, as SIGINT and SIGTERM say it. A second one exits at once, whatever the loop is doing."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._signalled = False
+
+    def now(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Handlers of the interpreter, not of the loop: they run also while a blocked loop runs nothing else."""
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self._signalled:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(128 + number)
+        self._signalled = True
+        self._loop.call_soon_threadsafe(self._event.set)
+
+
+async def started(lifespan: Lifespan, stop: Stop) -> bool:
+    """Starts the application. False: a signal came first, and the start was undone. Raises what the start raised."""
+    starting = asyncio.create_task(lifespan.startup(), name="start")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            return False
+        starting.result()
+        return True
+    finally:
+        stopping.cancel()
+        starting.cancel()
+        await asyncio.wait({starting, stopping}, timeout=CLOSE_S)
+
+
+async def serve_until_stopped(
+    application: Application,
+    listener: socket.socket,
+    stop: Stop,
+    *,
+    grace_s: float,
+    announce: Callable[[], Awaitable[None]],
+) -> None:
+    """Answers on the socket until `stop`, then drains. `announce` is awaited as soon as connections are accepted."""
+    server = _Server(_uvicorn_config(application))
+    server.config.load()
+    server.lifespan = server.config.lifespan_class(server.config)
+    await server.startup(sockets=[listener])
+    async with asyncio.TaskGroup() as tasks:
+        ticking = tasks.create_task(server.main_loop(), name="tick")
+        announcing = tasks.create_task(_waiting_for(announce()), name="announce")
+        await stop.wait()
+        announcing.cancel()
+        await _drain(server, application, grace_s=grace_s)
+        ticking.cancel()
+
+
+async def _waiting_for(work: Awaitable[None]) -> None:
+    await work
+
+
+def _uvicorn_config(application: Application) -> uvicorn.Config:
+    app: Any = application  # uvicorn's own ASGI types are narrower than ASGI
+    return uvicorn.Config(
+        app,
+        http="httptools" if importlib.util.find_spec("httptools") else "h11",
+        ws="none",
+        lifespan="off",  # driven by Lifespan
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        workers=1,
+    )
+
+
+async def _drain(server: uvicorn.Server, application: Application, *, grace_s: float) -> None:
+    application.drain()
+    for accepting in server.servers:
+        accepting.close()
+    for connection in list(server.server_state.connections):
+        connection.shutdown()
+    if await _settled(server, within_s=grace_s):
+        return
+    log.warning("shutdown grace of %s s is over; ending %d answers", f"{grace_s:g}", len(server.server_state.tasks))
+    application.abort()
+    if await _settled(server, within_s=CANCEL_S):
+        return
+    for task in list(server.server_state.tasks):
+        task.cancel()
+    for connection in list(server.server_state.connections):
+        connection.transport.abort()
+    await _settled(server, within_s=CANCEL_S)
+
+
+async def _settled(server: uvicorn.Server, *, within_s: float) -> bool:
+    """Whether every answer has ended and every connection has closed."""
+    state = server.server_state
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            while state.tasks or state.connections:  # noqa: ASYNC110 - uvicorn keeps plain sets, without an event
+                await asyncio.sleep(POLL_S)
+    return not state.tasks and not state.connections

@@ -1,0 +1,154 @@
+"""`trunkline serve`: one process, one event loop, one listening socket.
+
+Everything that can be wrong before the port opens is found first, in the order in which a person would fix it: the
+arguments, the configuration, the port, the agent or model. Each ends in one sentence on stderr and exit code 1.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+from uvicorn.loops.auto import auto_loop_factory
+
+from trunkline.assembly import assemble
+from trunkline.cli.lifecycle import CLOSE_S, Application, Stop, log, serve_until_stopped, started
+from trunkline.cli.lifespan import Lifespan
+from trunkline.cli.listen import base_url, listen
+from trunkline.cli.output import Output
+from trunkline.cli.target import target_document
+from trunkline.cli.welcome import print_welcome, url_line
+from trunkline.config.load import build_config, load_config
+from trunkline.config.schema import Config, EmbeddedSettings
+from trunkline.model.errors import BackendError, ConfigError
+
+MODELS_WITHIN_S = 5.0
+PARENT_FD = 0
+
+
+class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The command line of `serve`. `flags` are the settings given as flags, by flag.
+
+    `listen_fd` and `again` are set by the reloading parent: a socket that listens already, and whether this is a
+    restart.
+    """
+
+    target: str | None = None
+    config: Path | None = None
+    flags: Mapping[str, str] = {}
+    workers: int = 1
+    listen_fd: int | None = None
+    again: bool = False
+
+
+def check_options(options: ServeOptions) -> None:
+    """Raises ConfigError where the arguments do not go together."""
+    if options.workers != 1:
+        raise ConfigError(
+            f"expected 1, got {options.workers}: session locks, concurrency slots and leases live in this "
+            "process's memory, so a second process would not see them; run several servers behind a balancer instead",
+            key="--workers",
+        )
+    if options.target is not None and options.config is not None:
+        raise ConfigError(
+            f"TARGET {options.target!r} and --config {options.config} are two ways to say what is served; give one"
+        )
+
+
+def served_config(options: ServeOptions, *, environ: Mapping[str, str]) -> tuple[Config, Path]:
+    """The configuration that these options mean, and the folder its relative paths start from."""
+    if options.config is not None:
+        return load_config(options.config, environ=environ, flags=options.flags), options.config.parent
+    return build_config(target_document(options.target), environ=environ, flags=options.flags), Path()
+
+
+def serve(options: ServeOptions, *, config: Config, base_dir: Path, output: Output) -> None:
+    """Serves until a signal. Raises ConfigError or BackendError where it cannot start."""
+    if options.listen_fd is None:
+        listener = listen(config.server.host, port=config.server.port)
+    else:
+        os.set_inheritable(options.listen_fd, False)  # not for what an agent starts
+        listener = socket.socket(fileno=options.listen_fd)
+    with contextlib.closing(listener), asyncio.Runner(loop_factory=auto_loop_factory(use_subprocess=False)) as runner:
+        application = assemble(config, base_dir=base_dir)
+        runner.run(_serve(application, listener, options=options, config=config, output=output))
+
+
+async def _serve(
+    application: Application, listener: socket.socket, *, options: ServeOptions, config: Config, output: Output
+) -> None:
+    url = base_url(config.server.host, port=listener.getsockname()[1])
+
+    async def announce() -> None:
+        output.line(url_line(output, url))
+        if not options.again:
+            print_welcome(output, config=config, url=url, models=await _models(application, output=output))
+
+    stop = Stop()
+    lifespan = Lifespan(application)
+    with stop.on_signals(), _stopping_with_parent(stop, options=options):
+        async with _loading(config, output=output):
+            up = await started(lifespan, stop)
+        if up:
+            try:
+                await serve_until_stopped(
+                    application, listener, stop, grace_s=config.server.shutdown_grace_s, announce=announce
+                )
+            finally:
+                await _shut_down(lifespan)
+
+
+async def _shut_down(lifespan: Lifespan) -> None:
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await lifespan.shutdown()
+    except TimeoutError:
+        log.error("the backends did not close within %s s", f"{CLOSE_S:g}")
+    except Exception:  # noqa: BLE001 - the process ends either way; the reason belongs in the log
+        log.exception("a backend failed to close")
+
+
+async def _models(application: Application, *, output: Output) -> Sequence[str]:
+    """The names to show. A model server that is not up yet is no reason not to serve."""
+    try:
+        async with asyncio.timeout(MODELS_WITHIN_S):
+            return await application.models()
+    except BackendError as error:
+        output.note(f"models are not known yet: {error.message}")
+    except TimeoutError:
+        output.note(f"models are not known yet: no answer within {MODELS_WITHIN_S:g} s")
+    return ()
+
+
+def _loading(config: Config, *, output: Output) -> contextlib.AbstractAsyncContextManager[None]:
+    """Progress while a model is read into memory; nothing else takes long to start."""
+    names = [
+        _embedded_name(settings) for settings in config.backends.values() if isinstance(settings, EmbeddedSettings)
+    ]
+    return output.progress(f"loading {', '.join(names)}") if names else contextlib.nullcontext()
+
+
+def _embedded_name(settings: EmbeddedSettings) -> str:
+    return settings.model_name or (Path(settings.path).name if settings.path else "the embedded model")
+
+
+@contextlib.contextmanager
+def _stopping_with_parent(stop: Stop, *, options: ServeOptions) -> Iterator[None]:
+    """Under a reloading parent stdin is a pipe that the parent holds open: its end is the parent's end."""
+    if options.listen_fd is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def parent_gone() -> None:
+        loop.remove_reader(PARENT_FD)
+        stop.now()
+
+    loop.add_reader(PARENT_FD, parent_gone)
+    try:
+        yield
+    finally:
+        loop.remove_reader(PARENT_FD)

@@ -1,0 +1,96 @@
+"""What `trunkline serve TARGET` serves: the target as the configuration document that a file would have said.
+
+A target is told apart by its form alone, in this order: nothing (the embedded model), a URL (a model server),
+`scripted` (the demonstration), `file.py:attribute` or `module:attribute` (a Python agent). Everything else gets a
+sentence that says what it looks like and what would be right.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+from trunkline.config.checks import url_problem
+from trunkline.config.expect import Document
+from trunkline.model.errors import ConfigError
+
+COMMAND_LINE_AGENTS = frozenset({"claude", "codex", "gemini", "opencode", "pi"})
+FORMS = "no TARGET (the embedded model), file.py:attribute, module:attribute, an http(s) URL, or 'scripted'"
+
+_AGENT = re.compile(r"(?P<where>.+):(?P<attribute>[A-Za-z_][A-Za-z0-9_.]*)")
+_ADDRESS = re.compile(r"[A-Za-z0-9.-]+:\d+(/.*)?")
+
+
+def target_document(target: str | None) -> Document:
+    """The configuration that serves this target. Raises ConfigError where it is none."""
+    if target is None:
+        return {"backends": {"embedded": {"type": "embedded"}}}
+    if "://" in target or _ADDRESS.fullmatch(target):
+        return _model_server(target)
+    if target == "scripted":
+        return {"server": {"default_model": "scripted"}, "backends": {"scripted": {"type": "scripted"}}}
+    agent = _AGENT.fullmatch(target)
+    if agent:
+        return _agent(target, where=agent["where"])
+    raise ConfigError(_not_a_target(target), key="TARGET")
+
+
+def _model_server(url: str) -> Document:
+    wrong = url_problem(url)
+    if wrong:
+        raise ConfigError(wrong, key="TARGET")
+    return {"backends": {"upstream": {"type": "http", "endpoints": [url]}}}
+
+
+def _agent(target: str, *, where: str) -> Document:
+    """One agent: shown under the name of its file or module, and what answers when a request names no model."""
+    name = Path(where).stem if where.endswith(".py") else where.rpartition(".")[2]
+    return {
+        "server": {"model_name": name, "default_model": name},
+        "backends": {"agent": {"type": "python", "target": target}},
+    }
+
+
+def _not_a_target(target: str) -> str:
+    path = Path(target)
+    if target in COMMAND_LINE_AGENTS:
+        return f"{target!r} is a command-line agent; this version of trunkline does not serve those; expected {FORMS}"
+    if path.suffix == ".toml":
+        return f"{target} is a configuration file; serve it with: trunkline serve --config {target}"
+    if path.is_file():
+        return _file_without_attribute(path)
+    if path.suffix == ".py":
+        return f"no such file: {target}; serve an agent with: trunkline serve {target}:ATTRIBUTE"
+    if path.is_dir():
+        return f"{target} is a folder; expected {FORMS}"
+    return f"expected {FORMS}, got {target!r}"
+
+
+def _file_without_attribute(path: Path) -> str:
+    if path.suffix != ".py":
+        return f"{path} is not a Python file; expected {FORMS}"
+    try:
+        names = _candidates(ast.parse(path.read_bytes(), filename=str(path)))
+    except SyntaxError as error:
+        return f"agent {path}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    if not names:
+        return f"{path} defines no function that could be an agent; name one with {path}:ATTRIBUTE"
+    return f"which agent of {path}? it defines: {', '.join(names)}; serve one with: trunkline serve {path}:{names[0]}"
+
+
+def _candidates(module: ast.Module) -> list[str]:
+    """Public functions and names that hold the result of a call, as an agent object would; the likeliest first."""
+    names: list[str] = []
+    for node in module.body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                names.append(name)
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call()):
+                names.append(name)
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.Call()):
+                names.append(name)
+            case _:
+                pass
+    public = [name for name in dict.fromkeys(names) if not name.startswith("_")]
+    return sorted(public, key=lambda name: "agent" not in name.lower())

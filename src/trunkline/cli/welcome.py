@@ -1,0 +1,74 @@
+"""What `serve` prints once it can answer: the URL first, then what it serves and two ways to try it, ready to paste.
+
+The first line is an interface: programs wait for it and take the URL from its end. It says `serving on` and is written
+only when a connection made now is answered. Keys are never printed: the pasted lines take one from a shell variable.
+"""
+
+import json
+import shlex
+from collections.abc import Sequence
+
+from trunkline import __version__
+from trunkline.cli.output import Output, Style
+from trunkline.config.schema import Config
+
+KEY_VARIABLE = "TRUNKLINE_API_KEY"
+QUESTION = "Say hello in one sentence."
+MODELS_SHOWN = 8
+
+
+def url_line(output: Output, url: str) -> str:
+    return f"trunkline {__version__} serving on {output.styled(url, Style.LINK)}"
+
+
+def print_welcome(output: Output, *, config: Config, url: str, models: Sequence[str]) -> None:
+    """The lines after the URL line."""
+    model = config.server.default_model or next(iter(models), None)
+    secured = bool(config.server.api_keys or config.server.keys)
+    output.line(f"models: {_listing(models)}")
+    output.line()
+    output.line("Try it:", style=Style.STRONG)
+    output.line(f"  {curl(url, model=model, secured=secured)}")
+    output.line()
+    output.line("With an OpenAI SDK:", style=Style.STRONG)
+    for line in sdk_exports(url, secured=secured):
+        output.line(f"  {line}")
+    output.line()
+    for line in sdk_program(model):
+        output.line(f"  {line}")
+    if secured:
+        output.line()
+        output.line(f"({KEY_VARIABLE} holds one of the configured keys.)", style=Style.FAINT)
+
+
+def curl(url: str, *, model: str | None, secured: bool) -> str:
+    """One shell line that asks for an answer. Without a model: the server's default or only one answers."""
+    named = {"model": model} if model else {}
+    body = json.dumps({**named, "messages": [{"role": "user", "content": QUESTION}]}, ensure_ascii=False)
+    auth = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if secured else ""
+    return f"curl -s {url}/v1/chat/completions{auth} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+
+
+def sdk_exports(url: str, *, secured: bool) -> list[str]:
+    """What points an OpenAI SDK here. An SDK insists on some key, also where none is needed."""
+    key = f'"${KEY_VARIABLE}"' if secured else "none"
+    return [f"export OPENAI_BASE_URL={url}/v1", f"export OPENAI_API_KEY={key}"]
+
+
+def sdk_program(model: str | None) -> list[str]:
+    """Three lines of Python for the same question."""
+    message = f'{{"role": "user", "content": "{QUESTION}"}}'
+    named = json.dumps(model or "", ensure_ascii=False)
+    return [
+        "from openai import OpenAI",
+        f"answer = OpenAI().chat.completions.create(model={named}, messages=[{message}])",
+        "print(answer.choices[0].message.content)",
+    ]
+
+
+def _listing(models: Sequence[str]) -> str:
+    if not models:
+        return "none listed yet; see /v1/models"
+    shown = ", ".join(models[:MODELS_SHOWN])
+    more = len(models) - MODELS_SHOWN
+    return f"{shown} and {more} more, see /v1/models" if more > 0 else shown

@@ -1,0 +1,63 @@
+"""The environment variables trunkline itself reads: one table, laid over the file and under the command line's flags.
+
+Precedence: flag, then variable, then file, then default. The list is short on purpose: what changes between two places
+where the same file is deployed. Everything else belongs in the file, which may name any variable as `${NAME}`.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+
+class Override(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting that may come from outside the file.
+
+    Attributes:
+        variable: Environment variable; an empty one counts as not set.
+        flag: Flag of `trunkline serve`, where there is one.
+        key: Dotted key in the file.
+        kind: How the text becomes a value: as it is, as a number, or as a list of one.
+        doc: What it is for.
+    """
+
+    variable: str
+    key: str
+    doc: str
+    flag: str | None = None
+    kind: Literal["text", "integer", "list"] = "text"
+
+    def value(self, text: str) -> object:
+        """The text as the file would have it. What is no number stays text: the schema then says what it should be."""
+        if self.kind == "list":
+            return [text]
+        if self.kind == "integer":
+            digits = text.removeprefix("-")
+            return int(text) if digits.isascii() and digits.isdigit() and len(digits) < 19 else text
+        return text
+
+
+OVERRIDES = (
+    Override(variable="TRUNKLINE_HOST", flag="--host", key="server.host", doc="Address to listen on."),
+    Override(
+        variable="TRUNKLINE_PORT",
+        flag="--port",
+        key="server.port",
+        kind="integer",
+        doc="Port to listen on; 0 takes a free one.",
+    ),
+    Override(variable="TRUNKLINE_PROFILE", flag="--profile", key="server.profile", doc="Wire settings to speak with."),
+    Override(
+        variable="TRUNKLINE_API_KEY",
+        key="server.api_keys",
+        kind="list",
+        doc="The bearer token clients send; replaces the list of the file. There is no flag: other users of a machine "
+        "can read a process's arguments.",
+    ),
+    Override(
+        variable="TRUNKLINE_LOG_LEVEL", flag="--log-level", key="server.log_level", doc="How much goes to the log."
+    ),
+)
+
+PROCESS_ENVIRON: Mapping[str, str] = os.environ  # the one place; everything above takes a mapping

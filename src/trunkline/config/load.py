@@ -1,0 +1,113 @@
+"""From a TOML file, the environment and the flags to a `Config` in which everything fits together.
+
+In this order: parse, replace `${NAME}`, lay variables and flags over it, compare with the schema, decode, and check
+what no single key can say (`checks`). Each step raises a ConfigError that names the file and the key, or the flag or
+variable that brought the value, and says what would be right. Nothing is imported, opened or looked up on the network:
+agents and models are found when the backends are made.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from trunkline.config.checks import inconsistency
+from trunkline.config.environment import OVERRIDES
+from trunkline.config.expect import Document, first_problem
+from trunkline.config.schema import Config
+from trunkline.config.secrets import InterpolationError, interpolate
+from trunkline.model.errors import ConfigError
+
+CONFIG_TYPE = msgspec.inspect.type_info(Config)
+
+
+class _Source(msgspec.Struct, frozen=True):
+    """Where values came from: the file, and for some keys the flag or variable laid over it."""
+
+    file: str | None
+    origins: Mapping[str, str]
+
+    def error(self, key: str, message: str) -> ConfigError:
+        for overridden, origin in self.origins.items():
+            if key == overridden or key.startswith(f"{overridden}["):
+                return ConfigError(message, key=origin)
+        return ConfigError(message, file=self.file, key=key or None)
+
+
+def load_config(path: Path, *, environ: Mapping[str, str], flags: Mapping[str, str] | None = None) -> Config:
+    """Reads one file.
+
+    Args:
+        environ: what `${NAME}` and the TRUNKLINE_* overrides read.
+        flags: values given on the command line, by flag (`--port`).
+
+    Raises:
+        ConfigError: whatever is wrong, the first of it.
+    """
+    file = str(path)
+    document = _parse(path, file=file)
+    try:
+        replaced = interpolate(document, environ=environ)
+    except InterpolationError as error:
+        raise ConfigError(error.problem.message, file=file, key=error.problem.key) from None
+    assert isinstance(replaced, dict)
+    return build_config(replaced, environ=environ, flags=flags, file=file)
+
+
+def build_config(
+    document: Document, *, environ: Mapping[str, str], flags: Mapping[str, str] | None = None, file: str | None = None
+) -> Config:
+    """Makes a Config of a document whose strings are final. Raises ConfigError."""
+    merged, origins = _overlaid(document, environ=environ, flags=flags or {})
+    source = _Source(file, origins)
+    problem = first_problem(merged, CONFIG_TYPE)
+    if problem is not None:
+        raise source.error(problem.key, problem.message)
+    try:
+        config = msgspec.convert(merged, Config)
+    except msgspec.ValidationError as error:  # a rule of the schema that the walk does not know yet
+        raise ConfigError(str(error), file=file) from error
+    problem = inconsistency(config)
+    if problem is not None:
+        raise source.error(problem.key, problem.message)
+    return config
+
+
+def _parse(path: Path, *, file: str) -> Document:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"no such file (looked in {path.resolve().parent})", file=file) from None
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", file=file) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}", file=file) from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not valid TOML: {error}", file=file) from None
+    except RecursionError:
+        raise ConfigError("not valid TOML: nested too deep", file=file) from None
+
+
+def _overlaid(
+    document: Document, *, environ: Mapping[str, str], flags: Mapping[str, str]
+) -> tuple[Document, Mapping[str, str]]:
+    """The document under variables and flags, and where each replaced key came from."""
+    origins: dict[str, str] = {}
+    tables: dict[str, object] = dict(document)
+    for override in OVERRIDES:
+        if override.flag is not None and override.flag in flags:
+            origin, text = override.flag, flags[override.flag]
+        elif environ.get(override.variable):
+            origin, text = override.variable, environ[override.variable]
+        else:
+            continue
+        table_name, _, key = override.key.partition(".")
+        table = tables.get(table_name, {})
+        if not isinstance(table, dict):
+            continue  # the schema will say that it is no table
+        tables[table_name] = {**table, key: override.value(text)}
+        origins[override.key] = origin
+    return tables, origins
