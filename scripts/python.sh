@@ -22,7 +22,7 @@ if [ -n "${PYTHON:-}" ]; then
 fi
 
 # Not asked for its version here: the set-up compares it with the one it recorded.
-if [ -x .venv/bin/python ]; then
+if [ -d .venv/.trunkline ] && [ -x .venv/bin/python ]; then
     exec .venv/bin/python -E -s -S "$@"
 fi
 

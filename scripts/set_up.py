@@ -144,9 +144,18 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def run(command: Sequence[str], *, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> int:
-    """Runs a child, which inherits the folder's lock (close_fds=False) in case it outlives us. Gives its exit code."""
-    return subprocess.run(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, check=False, close_fds=False).returncode
+def run(command: Sequence[str], *, cwd: Path = ROOT, env: Mapping[str, str] | None = None, mute: bool = False) -> int:
+    """Runs a child and gives its exit code; a muted one is heard only when it fails.
+
+    The child inherits the folder's lock (close_fds=False), in case it outlives us.
+    """
+    words = subprocess.PIPE if mute else None
+    done = subprocess.run(
+        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stderr=words, check=False, close_fds=False
+    )
+    if done.returncode != 0 and done.stderr:
+        say(done.stderr.decode(errors="replace").rstrip())
+    return done.returncode
 
 
 def base_python() -> str:
@@ -196,11 +205,13 @@ def install(step: Step) -> None:
     """Installs one step with pip; removes what only its last lock held, as leftovers hide a missing dependency."""
     PIP_LOG.unlink(missing_ok=True)
     pip = [str(PYTHON), "-I", "-m", "pip"]
-    # A terminal shows pip's download bars and its warnings (retries, say); a log has our lines and pip's errors.
-    quiet = ["--quiet"] if sys.stdout.isatty() else ["--quiet", "--quiet", "--progress-bar=off"]
+    # A terminal shows pip's bars and warnings (retries, say); elsewhere pip is heard only when it fails.
+    terminal = sys.stdout.isatty() and sys.stderr.isatty()
+    bar = "on" if terminal else "off"
     env = {"PIP_ONLY_BINARY": ":all:", **os.environ, "PIP_USER": "0", "PIP_NO_INPUT": "1"}
     env["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
-    code = run([*pip, "install", *quiet, "--log", str(PIP_LOG), *step.pip], env=env)
+    command = [*pip, "install", "--quiet", f"--progress-bar={bar}", "--log", str(PIP_LOG), *step.pip]
+    code = run(command, env=env, mute=not terminal)
     if code != 0:
         reason = explain(read(PIP_LOG).decode(errors="replace"))
         hint = BUILD_HERE if reason.startswith("the package index has no built") and not step.optional else ""
@@ -228,8 +239,9 @@ def install_node_clients() -> None:
 def make_environment() -> None:
     """An empty .venv. What can go wrong is asked first, and what this program did not make is not deleted."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if find_spec("venv") is None or find_spec("ensurepip") is None:
-        # Debian's Python comes without ensurepip, and the venv module would fail only halfway.
+    ensurepip = find_spec("ensurepip")
+    if find_spec("venv") is None or ensurepip is None or ensurepip.origin is None:
+        # Debian's Python comes without ensurepip (at most with its empty folder); venv would fail only halfway.
         raise SetupError(NO_VENV.format(python=base_python(), version=version))
     if VENV.is_symlink() or (VENV.exists() and not STATE.exists() and any(VENV.iterdir())):
         raise SetupError(NOT_OURS)
