@@ -10,6 +10,7 @@ from typing import assert_never
 
 from trunkline.assembly import assemble
 from trunkline.cli.output import Output, Style, table
+from trunkline.cli.target import agent_name
 from trunkline.config.checks import static_models, unlisted_backends
 from trunkline.config.load import load_config
 from trunkline.config.schema import Backend, Config, EmbeddedSettings, HttpSettings, PythonSettings, ScriptedSettings
@@ -57,7 +58,8 @@ def _type(settings: Backend) -> str:
 def _own_names(settings: Backend, config: Config) -> str:
     match settings:
         case PythonSettings(target=target):
-            return config.server.model_name or target.rpartition(":")[2]
+            where, _, attribute = target.rpartition(":")
+            return config.server.model_name or agent_name(where, attribute)
         case EmbeddedSettings(path=str(path)):
             return Path(path).stem.lower()
         case EmbeddedSettings():

@@ -30,7 +30,7 @@ def target_document(target: str | None) -> Document:
         return {"server": {"default_model": "scripted"}, "backends": {"scripted": {"type": "scripted"}}}
     agent = _AGENT.fullmatch(target)
     if agent:
-        return _agent(target, where=agent["where"])
+        return _agent(target, name=agent_name(agent["where"], agent["attribute"]))
     raise ConfigError(_not_a_target(target), key="TARGET")
 
 
@@ -41,9 +41,15 @@ def _model_server(url: str) -> Document:
     return {"backends": {"upstream": {"type": "http", "endpoints": [url]}}}
 
 
-def _agent(target: str, *, where: str) -> Document:
-    """One agent: shown under the name of its file or module, and what answers when a request names no model."""
-    name = Path(where).stem if where.endswith(".py") else where.rpartition(".")[2]
+def agent_name(where: str, attribute: str) -> str:
+    """The model name of an agent: its attribute, or its file or module where that is just called `agent`."""
+    if attribute != "agent":
+        return attribute.rpartition(".")[2]
+    return Path(where).stem if where.endswith(".py") else where.rpartition(".")[2]
+
+
+def _agent(target: str, *, name: str) -> Document:
+    """One agent, which also answers when a request names no model."""
     return {
         "server": {"model_name": name, "default_model": name},
         "backends": {"agent": {"type": "python", "target": target}},

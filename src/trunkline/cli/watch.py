@@ -24,7 +24,7 @@ def watched(config: Config, *, base_dir: Path) -> list[Path]:
         match settings:
             case PythonSettings(target=target):
                 where = target.rpartition(":")[0]
-                found.append((base_dir / where).parent if where.endswith(".py") else base_dir)
+                found.append((base_dir / Path(where).expanduser()).parent if where.endswith(".py") else base_dir)
             case ScriptedSettings(script=str(script)):
                 found.append(base_dir / script)
             case _:

@@ -1,0 +1,370 @@
+"""Every wrong configuration ends in one sentence: file, key, what was seen, what would be right."""
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from trunkline.config.load import build_config, load_config
+from trunkline.config.schema import Config, EmbeddedSettings, HttpSettings, PythonSettings, ScriptedSettings
+from trunkline.model.errors import ConfigError
+
+LOCAL = '[backends.local]\ntype = "scripted"\n'
+
+
+def load(
+    folder: Path, text: str, *, environ: Mapping[str, str] | None = None, flags: Mapping[str, str] | None = None
+) -> Config:
+    path = folder / "trunkline.toml"
+    path.write_text(textwrap.dedent(text))
+    return load_config(path, environ=environ or {}, flags=flags)
+
+
+def refusal(
+    folder: Path, text: str, *, environ: Mapping[str, str] | None = None, flags: Mapping[str, str] | None = None
+) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(folder, text, environ=environ, flags=flags)
+    return caught.value.message.replace(f"{folder}/", "")
+
+
+def test_every_section_is_decoded_into_its_settings(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        """
+        [server]
+        port = 9000
+        api_keys = ["${KEY}"]
+        default_model = "fast"
+
+        [[server.keys]]
+        name = "alice"
+        key = "alice-key"
+        admin = true
+
+        [backends.local]
+        type = "embedded"
+
+        [backends.gpu]
+        type = "http"
+        endpoints = ["http://127.0.0.1:8000/v1"]
+        idle_timeout_s = 30
+
+        [backends.support]
+        type = "python"
+        target = "support_bot:agent"
+
+        [backends.demo]
+        type = "scripted"
+
+        [[models]]
+        name = "fast"
+        routes = [{ backend = "gpu", model = "llama" }, { backend = "local" }]
+        """,
+        environ={"KEY": "secret"},
+    )
+    assert config.server.port == 9000
+    assert config.server.api_keys == ("secret",)
+    assert config.server.keys[0].admin
+    assert [type(settings) for settings in config.backends.values()] == [
+        EmbeddedSettings,
+        HttpSettings,
+        PythonSettings,
+        ScriptedSettings,
+    ]
+    assert [route.backend for route in config.models[0].routes] == ["gpu", "local"]
+
+
+WRONG_FILES = {
+    "syntax": ("[server\n", "config trunkline.toml: not valid TOML: Expected ']' at the end of a table declaration"),
+    "syntax_line": ("[server]\nport = \n", "(at line 2, column 8)"),
+    "unknown_table": (
+        "[sever]\n" + LOCAL,
+        (
+            "config trunkline.toml: sever: unknown setting 'sever' (did you mean 'server'?); "
+            "known: 'backends', 'models', 'server'"
+        ),
+    ),
+    "table_of_a_later_version": (
+        '[store]\nurl = "memory:"\n' + LOCAL,
+        (
+            "config trunkline.toml: store: 'store' is not in this version of trunkline; "
+            "known: 'backends', 'models', 'server'"
+        ),
+    ),
+    "unknown_key": (
+        "[server]\nprot = 1\n" + LOCAL,
+        "config trunkline.toml: server.prot: unknown setting 'prot' (did you mean 'port'?)",
+    ),
+    "wrong_type": (
+        '[server]\nport = "8400"\n' + LOCAL,
+        "config trunkline.toml: server.port: expected an integer from 0 to 65535, got the string '8400'",
+    ),
+    "boolean_for_integer": (
+        "[server]\nport = true\n" + LOCAL,
+        "server.port: expected an integer from 0 to 65535, got true",
+    ),
+    "out_of_range": ("[server]\nport = 65536\n" + LOCAL, "got 65536"),
+    "not_finite": ("[server]\nkeepalive_s = inf\n" + LOCAL, "server.keepalive_s: expected a number above 0, got inf"),
+    "zero": ("[server]\nkeepalive_s = 0\n" + LOCAL, "server.keepalive_s: expected a number above 0, got 0"),
+    "date_for_string": ("[server]\nhost = 2026-01-01\n" + LOCAL, "server.host: expected a string, got a date"),
+    "string_for_list": (
+        '[server]\ncors_origins = "https://a.example"\n' + LOCAL,
+        (
+            "server.cors_origins: expected a list, each a string, got 'https://a.example' "
+            "(did you mean ['https://a.example']?)"
+        ),
+    ),
+    "secret_is_not_repeated": (
+        '[server]\napi_keys = "hunter2"\n' + LOCAL,
+        "server.api_keys: expected a list, each a non-empty string, got a string",
+    ),
+    "empty_secret": (
+        '[server]\napi_keys = [""]\n' + LOCAL,
+        "server.api_keys[0]: expected a non-empty string, got a string",
+    ),
+    "enum": (
+        '[server]\nlog_level = "warn"\n' + LOCAL,
+        "server.log_level: unknown value 'warn' (did you mean 'warning'?); known: 'debug', 'error', 'info', 'warning'",
+    ),
+    "unknown_profile": (
+        '[server]\nprofile = "opanai"\n' + LOCAL,
+        "server.profile: unknown profile 'opanai' (did you mean 'openai'?)",
+    ),
+    "profile_of_a_later_version": (
+        '[server]\nprofile = "hermes"\n' + LOCAL,
+        "'hermes' is not in this version of trunkline",
+    ),
+    "no_backend": ("[server]\n", "config trunkline.toml: backends: nothing is configured to answer"),
+    "backend_without_type": (
+        "[backends.a]\n",
+        "backends.a.type: missing; it is one of 'embedded', 'http', 'python', 'scripted'",
+    ),
+    "unknown_type": (
+        '[backends.a]\ntype = "htp"\n',
+        "backends.a.type: unknown backend type 'htp' (did you mean 'http'?)",
+    ),
+    "type_of_a_later_version": (
+        '[backends.claude]\ntype = "command"\n',
+        (
+            "backends.claude.type: 'command' is not in this version of trunkline; "
+            "known: 'embedded', 'http', 'python', 'scripted'"
+        ),
+    ),
+    "type_is_no_string": ("[backends.a]\ntype = 1\n", "backends.a.type: expected one of 'embedded', 'http'"),
+    "backend_is_no_table": ('backends = { a = "http" }\n', "backends.a: expected a table, got 'http'"),
+    "backends_are_no_table": ("backends = 3\n", "backends: expected a table, got 3"),
+    "quoted_name_in_the_path": (
+        '[backends."a b"]\ntype = "scripted"\n',
+        "backends.\"a b\": a backend's name is letters, digits, '-', '_' and '.', got 'a b'",
+    ),
+    "setting_of_another_type": (
+        '[backends.a]\ntype = "scripted"\ntarget = "x:y"\n',
+        "backends.a.target: unknown setting 'target'",
+    ),
+    "missing_key": (
+        '[backends.a]\ntype = "http"\n',
+        "backends.a.endpoints: missing; expected a non-empty list, each a string",
+    ),
+    "dialect_of_a_later_version": (
+        '[backends.a]\ntype = "http"\nendpoints = ["http://h/v1"]\ndialect = "vllm"\n',
+        "backends.a.dialect: 'vllm' is not in this version of trunkline; known: 'openai_chat'",
+    ),
+    "no_url": (
+        '[backends.local]\ntype = "http"\nendpoints = ["localhost:11434"]\n',
+        (
+            "config trunkline.toml: backends.local.endpoints[0]: expected an http(s) URL, got 'localhost:11434' "
+            "(did you mean 'http://localhost:11434/v1'?)"
+        ),
+    ),
+    "too_deep_a_url": (
+        '[backends.a]\ntype = "http"\nendpoints = ["http://h/v1/chat/completions"]\n',
+        "(did you mean 'http://h/v1'?)",
+    ),
+    "other_scheme": (
+        '[backends.a]\ntype = "http"\nendpoints = ["ftp://h/v1"]\n',
+        "expected an http(s) URL, got 'ftp://h/v1'",
+    ),
+    "port_of_a_url": (
+        '[backends.a]\ntype = "http"\nendpoints = ["http://h:99999/v1"]\n',
+        "its port is not from 1 to 65535",
+    ),
+    "password_is_not_repeated": (
+        '[backends.a]\ntype = "http"\nendpoints = ["http://u:hunter2@h/v1?x=1"]\n',
+        "expected a base URL without query or fragment, got 'http://h/v1?x=1'",
+    ),
+    "several_endpoints": (
+        '[backends.a]\ntype = "http"\nendpoints = ["http://a/v1", "http://b/v1"]\n',
+        "backends.a.endpoints: this version of trunkline uses one endpoint per backend, got 2",
+    ),
+    "queue": (LOCAL + "max_queue = -1\n", "backends.local.max_queue: expected an integer, 0 or more, got -1"),
+    "concurrency": (
+        LOCAL + "max_concurrency = 0\n",
+        "backends.local.max_concurrency: expected an integer, 1 or more, got 0",
+    ),
+    "target": (
+        '[backends.a]\ntype = "python"\ntarget = "my_agent.py"\n',
+        "backends.a.target: expected 'module:attribute' or 'path/file.py:attribute', got 'my_agent.py'",
+    ),
+    "same_model_twice": (
+        LOCAL + '[[models]]\nname = "a"\nroutes = [{backend = "local"}]\n' * 2,
+        "models[1].name: model 'a' is already models[0]",
+    ),
+    "route_to_nowhere": (
+        LOCAL + '[[models]]\nname = "a"\nroutes = [{backend = "local"}, {backend = "locl"}]\n',
+        "models[0].routes[1].backend: unknown backend 'locl' (did you mean 'local'?); configured: 'local'",
+    ),
+    "no_routes": (LOCAL + '[[models]]\nname = "a"\nroutes = []\n', "models[0].routes: expected a non-empty list"),
+    "unknown_default": (
+        '[server]\ndefault_model = "fats"\n' + LOCAL + '[[models]]\nname = "fast"\nroutes = [{backend = "local"}]\n',
+        "server.default_model: unknown model 'fats' (did you mean 'fast'?); known: 'fast'",
+    ),
+    "model_name_without_agent": (
+        '[server]\nmodel_name = "a"\n' + LOCAL,
+        "server.model_name: names the one python agent",
+    ),
+    "same_key_twice": (
+        '[server]\napi_keys = ["k"]\nkeys = [{name = "a", key = "k"}]\n' + LOCAL,
+        "server.keys[0].key: is the same key as server.api_keys[0]",
+    ),
+    "key_with_line_end": ('[server]\napi_keys = ["k\\n"]\n' + LOCAL, "server.api_keys[0]: contains spaces, line ends"),
+    "reserved_tenant": (
+        '[server]\nkeys = [{name = "default", key = "k"}]\n' + LOCAL,
+        "server.keys[0].name: 'default' is reserved",
+    ),
+    "open_to_others": (
+        '[server]\nhost = "0.0.0.0"\n' + LOCAL,
+        "server.host: '0.0.0.0' can be reached from other machines and no API key is configured",
+    ),
+    "empty_host": ('[server]\nhost = ""\n' + LOCAL, "server.host: expected an address such as '127.0.0.1'"),
+    "origin_with_path": (
+        '[server]\ncors_origins = ["https://a.example/"]\n' + LOCAL,
+        (
+            "server.cors_origins[0]: expected an origin exactly as browsers send it, got 'https://a.example/' "
+            "(did you mean 'https://a.example'?)"
+        ),
+    ),
+    "no_origin": (
+        '[server]\ncors_origins = ["a.example"]\n' + LOCAL,
+        "expected an origin such as 'https://app.example'",
+    ),
+    "same_script_model_twice": (LOCAL + 'models = ["a", "a"]\n', "backends.local.models[1]: 'a' is listed twice"),
+    "unset_variable": (
+        '[server]\napi_keys = ["${NOT_SET}"]\n' + LOCAL,
+        "config trunkline.toml: server.api_keys[0]: environment variable NOT_SET is not set",
+    ),
+    "broken_reference": ('[server]\nhost = "${a b}"\n' + LOCAL, "server.host: expected ${NAME}, got '${a b}'"),
+    "open_reference": ('[server]\nhost = "${a"\n' + LOCAL, "server.host: expected ${NAME}, got '${a'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_FILES)
+def test_a_wrong_file_is_refused_with_file_key_and_remedy(case: str, tmp_path: Path) -> None:
+    text, expected = WRONG_FILES[case]
+    message = refusal(tmp_path, text)
+    assert expected in message
+    assert message.startswith("config trunkline.toml: ")
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "localhost", "::1"])
+def test_loopback_needs_no_key(host: str, tmp_path: Path) -> None:
+    assert load(tmp_path, f'[server]\nhost = "{host}"\n{LOCAL}').server.host == host
+
+
+@pytest.mark.parametrize("keys", ['api_keys = ["k"]', 'keys = [{name = "a", key = "k"}]'])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "my-host"])
+def test_any_host_may_be_used_with_a_key(host: str, keys: str, tmp_path: Path) -> None:
+    assert load(tmp_path, f'[server]\nhost = "{host}"\n{keys}\n{LOCAL}').server.host == host
+
+
+def test_two_keys_may_belong_to_one_tenant(tmp_path: Path) -> None:
+    entries = '[[server.keys]]\nname = "a"\nkey = "1"\n[[server.keys]]\nname = "a"\nkey = "2"\n'
+    assert [entry.name for entry in load(tmp_path, entries + LOCAL).server.keys] == ["a", "a"]
+
+
+def test_a_default_model_that_is_known_only_at_run_time_is_accepted(tmp_path: Path) -> None:
+    text = '[server]\ndefault_model = "llama"\n[backends.gpu]\ntype = "http"\nendpoints = ["http://h/v1"]\n'
+    assert load(tmp_path, text).server.default_model == "llama"
+
+
+def test_references_are_replaced_anywhere_and_two_dollars_are_one(tmp_path: Path) -> None:
+    text = '[backends.local]\ntype = "scripted"\nmodels = ["${A}-${B}", "$$x", "$${A}", "a$b"]\n'
+    config = load(tmp_path, text, environ={"A": "1", "B": "${A}"})
+    settings = config.backends["local"]
+    assert isinstance(settings, ScriptedSettings)
+    assert settings.models == ("1-${A}", "$x", "${A}", "a$b")
+
+
+def test_a_flag_wins_over_a_variable_a_variable_over_the_file_the_file_over_the_default(tmp_path: Path) -> None:
+    text = "[server]\nport = 1\n" + LOCAL
+    environ = {"TRUNKLINE_PORT": "2"}
+    assert load(tmp_path, text, environ=environ, flags={"--port": "3"}).server.port == 3
+    assert load(tmp_path, text, environ=environ).server.port == 2
+    assert load(tmp_path, text).server.port == 1
+    assert load(tmp_path, LOCAL).server.port == 8400
+
+
+def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
+    assert load(tmp_path, LOCAL, environ={"TRUNKLINE_PORT": ""}).server.port == 8400
+
+
+def test_the_key_variable_replaces_the_list_and_opens_any_host(tmp_path: Path) -> None:
+    text = '[server]\nhost = "0.0.0.0"\n' + LOCAL
+    assert load(tmp_path, text, environ={"TRUNKLINE_API_KEY": "k"}).server.api_keys == ("k",)
+
+
+@pytest.mark.parametrize(
+    ("environ", "flags", "expected"),
+    [
+        ({"TRUNKLINE_PORT": "x"}, {}, "TRUNKLINE_PORT: expected an integer from 0 to 65535, got the string 'x'"),
+        ({"TRUNKLINE_PORT": "7"}, {"--port": "-1"}, "--port: expected an integer from 0 to 65535, got -1"),
+        ({}, {"--profile": "x"}, "--profile: unknown profile 'x'; known: 'openai'"),
+        ({}, {"--host": "0.0.0.0"}, "--host: '0.0.0.0' can be reached from other machines"),
+        ({"TRUNKLINE_API_KEY": "a b"}, {}, "TRUNKLINE_API_KEY: contains spaces"),
+        ({"TRUNKLINE_LOG_LEVEL": "loud"}, {}, "TRUNKLINE_LOG_LEVEL: unknown value 'loud'"),
+    ],
+)
+def test_a_wrong_override_is_named_as_what_brought_it(
+    environ: Mapping[str, str], flags: Mapping[str, str], expected: str, tmp_path: Path
+) -> None:
+    assert refusal(tmp_path, LOCAL, environ=environ, flags=flags).startswith(expected)
+
+
+def test_an_override_does_not_hide_a_server_that_is_no_table(tmp_path: Path) -> None:
+    assert "server: expected a table, got 3" in refusal(tmp_path, "server = 3\n", flags={"--port": "1"})
+
+
+def test_a_document_without_a_file_is_refused_by_key_alone() -> None:
+    with pytest.raises(ConfigError, match=r"^server\.prot: unknown setting") as caught:
+        build_config({"server": {"prot": 1}}, environ={})
+    assert (caught.value.file, caught.value.key) == (None, "server.prot")
+
+
+def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file") as caught:
+        load_config(tmp_path / "none.toml", environ={})
+    assert str(tmp_path) in caught.value.message
+
+
+def test_a_folder_cannot_be_read_as_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        load_config(tmp_path, environ={})
+
+
+def test_a_file_that_is_not_utf8_says_which_byte(tmp_path: Path) -> None:
+    path = tmp_path / "latin.toml"
+    path.write_bytes(b"# caf\xe9\n")
+    with pytest.raises(ConfigError, match="is not UTF-8: byte 5 is 0xe9"):
+        load_config(path, environ={})
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "windows.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + LOCAL.encode())
+    assert "local" in load_config(path, environ={}).backends
+
+
+def test_nesting_without_end_is_an_error_of_the_file(tmp_path: Path) -> None:
+    assert "nested too deep" in refusal(tmp_path, "a = " + "[" * 100_000)
