@@ -35,7 +35,7 @@ test-slow:
 
 bench:
 	$(set_up) bench
-	$(run)/python -m bench $(ARGS)
+	$(run)/python bench/run.py $(ARGS)
 
 lint:
 	$(set_up) lint

@@ -13,7 +13,6 @@ Runs on the standard library of any Python from 3.11, before anything is install
 
 import fcntl
 import os
-import platform
 import re
 import shutil
 import signal
@@ -197,7 +196,7 @@ def explain(log: str) -> str:
     if re.search(r"Retrying \(Retry|NewConnectionError|Could not fetch URL|Ignoring indexes", log):
         return OFFLINE
     if "none of the wheel's tags" in log or "No matching distribution" in log:
-        return NOT_BUILT.format(machine=platform.machine(), python=platform.python_version())
+        return NOT_BUILT.format(machine=os.uname().machine, python=sys.version.split()[0])
     return f"pip failed; its words are above, and its log is {PIP_LOG.relative_to(ROOT)}"
 
 
@@ -292,7 +291,7 @@ def carry_out(target: str) -> None:
     steps = steps_to_do(target, afresh=afresh)
     total = len(steps) + afresh
     if afresh:
-        say(f"[1/{total}] Making .venv with Python {platform.python_version()} ({base_python()})")
+        say(f"[1/{total}] Making .venv with Python {sys.version.split()[0]} ({base_python()})")
         make_environment()
     for number, step in enumerate(steps, start=1 + afresh):
         say(f"[{number}/{total}] {step.title}")
