@@ -100,7 +100,7 @@ def phrase(expected: inspect.Type) -> str:
         case inspect.StrType():
             return "a non-empty string" if expected.min_length else "a string"
         case inspect.LiteralType():
-            return "one of " + quoted(str(value) for value in expected.values)
+            return ("one of " if len(expected.values) > 1 else "") + quoted(str(value) for value in expected.values)
         case inspect.VarTupleType():
             least = "non-empty " if expected.min_length else ""
             return f"a {least}list, each {phrase(expected.item_type)}"

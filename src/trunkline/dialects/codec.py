@@ -26,8 +26,13 @@ class Encoder(Protocol):
 class Decoder(Protocol):
     """Bytes to events for one answer, in any split. `close` ends the input and gives what that decides."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal event has been given."""
+        ...
+
     def feed(self, data: bytes) -> list[Event]:
-        """Raises BackendProtocolError for bytes that are not of the dialect."""
+        """Raises BackendError for a fault before the turn has begun; afterwards a fault is the last event, TurnFailed."""
         ...
 
     def close(self) -> list[Event]:

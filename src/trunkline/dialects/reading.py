@@ -167,7 +167,7 @@ def string_map(value: Json, path: str) -> dict[str, str]:
     """An object whose values are all strings."""
     source = mapping(value, path)
     for key, member in source.items():
-        text(member, f"{path}.{key}")
+        text(member, f"{path}.{shorten(key)}")
     return cast("dict[str, str]", source)
 
 

@@ -19,6 +19,7 @@
     │   ├── BackendProtocolError                  502     the answer broke the rules of its dialect or the event grammar
     │   ├── AgentError                            500     a Python agent raised; its text, redacted and cut
     │   └── AgentIncomplete                       502     an agent ended without any usable text
+    ├── TurnFailure                               …       a TurnFailed event raised again: status and type are the event's
     ├── StoreError                                500
     ├── InternalError                             500     a bug of ours: a safe sentence and the request id
     └── ConfigError(file, key)                    never on the wire
@@ -79,6 +80,17 @@ class TrunklineError(Exception):
             retryable=self.retryable,
             retry_after_s=self.retry_after_s,
         )
+
+
+class TurnFailure(TrunklineError):
+    """A failure that arrived as an event, raised again because nothing of the answer has been sent yet."""
+
+    def __init__(self, info: ErrorInfo) -> None:
+        super().__init__(info.message, code=info.code, param=info.param, retry_after_s=info.retry_after_s)
+        self.status = info.status
+        self.type = info.type
+        self.retryable = info.retryable
+        self.level = "warning"
 
 
 class RequestError(TrunklineError):

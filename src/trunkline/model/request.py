@@ -3,7 +3,8 @@
 `asked` maps the canonical name of every parameter that asks for something (present, not null, not the default that means
 "nothing special") to the client's own name for it. A backend's capabilities are compared with it, so a parameter that cannot
 be honoured is refused by the name the client used (decision 34). `extra` holds top-level keys that no field names: they are
-forwarded on the same dialect and reported in `x-trunkline-ignored` where a translation loses them.
+forwarded on the same dialect and reported in `x-trunkline-ignored` where a translation loses them. `places` gives each item's
+path in the client's body (`messages[3]`), for errors that are found after decoding.
 """
 
 from collections.abc import Mapping
@@ -68,6 +69,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     model: str | None
     items: tuple[Item, ...]
+    places: tuple[str, ...] = ()
     stream: bool = False
     include_usage: bool = False
 

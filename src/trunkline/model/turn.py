@@ -68,7 +68,16 @@ def terminal_for(finish_reasons: Iterable[ev.FinishReason]) -> ev.TurnCompleted 
 class OpenItem:
     """Assembles one item from its events. Emitters that must show an item when it closes use it too."""
 
-    __slots__ = ("_parts", "_segments", "_segment_kind", "extensions", "logprobs", "started", "token_ids")
+    __slots__ = (
+        "_annotations",
+        "_parts",
+        "_segment_kind",
+        "_segments",
+        "extensions",
+        "logprobs",
+        "started",
+        "token_ids",
+    )
 
     def __init__(self, started: ev.ItemStarted) -> None:
         self.started = started
@@ -77,6 +86,7 @@ class OpenItem:
         self.extensions: list[ev.Extension] = []
         self._segments: list[str] = []
         self._segment_kind: type[TextPart] | type[RefusalPart] = TextPart
+        self._annotations: list[msgspec.Raw] = []  # of the open segment
         self._parts: list[Part] = []
 
     def feed(self, event: ev.Delta | ev.TokensDelta | ev.AnnotationAdded) -> None:
@@ -91,7 +101,9 @@ class OpenItem:
                 self.token_ids.extend(event.token_ids)
                 self.logprobs.extend(event.logprobs)
             case ev.AnnotationAdded():
-                self._annotate(event.annotation)
+                if self._segment_kind is RefusalPart:
+                    self._close_segment()
+                self._annotations.append(event.annotation)
 
     def item(self, status: Status, whole: Item | None = None) -> Item:
         """The item as it stands. `whole` is the item its ItemDone carried."""
@@ -112,28 +124,28 @@ class OpenItem:
                     status=status,
                 )
             case _:
-                self._close_segment()
-                return Message(role="assistant", content=tuple(self._parts), id=started.item_id, status=status)
+                content = (*self._parts, *self._open_part())
+                return Message(role="assistant", content=content, id=started.item_id, status=status)
 
     def _segment(self, kind: type[TextPart] | type[RefusalPart], text: str) -> None:
+        if not text:
+            return
         if kind is not self._segment_kind:
             self._close_segment()
             self._segment_kind = kind
         self._segments.append(text)
 
     def _close_segment(self) -> None:
-        if self._segments:
-            self._parts.append(self._segment_kind("".join(self._segments)))
-            self._segments = []
+        self._parts.extend(self._open_part())
+        self._segments, self._annotations = [], []
+        self._segment_kind = TextPart
 
-    def _annotate(self, annotation: msgspec.Raw) -> None:
-        if not self._segments and self._parts and isinstance(self._parts[-1], TextPart):
-            last = self._parts.pop()
-            assert isinstance(last, TextPart)
-        else:
-            last = TextPart("".join(self._segments))
-            self._segments = []
-        self._parts.append(TextPart(last.text, (*last.annotations, annotation)))
+    def _open_part(self) -> tuple[Part, ...]:
+        """Text and its annotations are one part, wherever between the deltas the annotations came."""
+        text = "".join(self._segments)
+        if self._segment_kind is RefusalPart:
+            return (RefusalPart(text),) if text else ()
+        return (TextPart(text, tuple(self._annotations)),) if text or self._annotations else ()
 
 
 class Fold:

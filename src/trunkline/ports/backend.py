@@ -9,7 +9,8 @@ engine turns a raise after TurnStarted into TurnFailed. Closing the iterator (`a
 A backend that speaks the surface's own dialect over HTTP may also offer `relay`: bytes in, bytes out.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -55,6 +56,16 @@ BOOKKEEPING = frozenset(
 """Parameters that ask nothing of the answerer: never refused."""
 
 
+class BackendSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """What every backend's factory gets beside its settings. `base_dir` is what relative paths are relative to."""
+
+    name: str
+    base_dir: Path
+    clock: Clock
+    entropy: Entropy
+    model_name: str | None = None
+
+
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What a backend honours. Parameter names are those of `Request`, or the wire's own for what `Request` does not name.
 
@@ -87,7 +98,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What a backend gets beside the request. `turn_id` and `created_at` are for backends whose wire has none of its own.
 
-    `backend_model` is the name to use towards the answerer; `request.model` is what the client asked for.
+    `backend_model` is the name to use towards the answerer; `request.model` is what the client asked for. `body` is the
+    client's request as it came, in `body_dialect`; it is absent once a filter has changed the request.
     """
 
     turn_id: str
@@ -99,6 +111,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str = "default"
     session_id: str | None = None
     memory_key: str | None = None
+    body: bytes | None = None
+    body_dialect: str | None = None
 
 
 class Backend(Protocol):
@@ -124,33 +138,28 @@ class Backend(Protocol):
         ...
 
 
-class RelayRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request as its bytes. `usage` asks the relay to obtain usage even if the client did not ask for it."""
-
-    dialect: str
-    body: bytes
-    request: Request
+async def stop(batches: AsyncIterator[object]) -> None:
+    """Closes a backend's iterator, which stops the work behind it."""
+    if isinstance(batches, AsyncGenerator):
+        await batches.aclose()
 
 
-class RelayBatch(msgspec.Struct, frozen=True):
-    """Bytes for the client, whole frames only. `events` is what the tee saw in them: usage, finish, failure."""
+class RelayBatch(msgspec.Struct, frozen=True, gc=False):
+    """Bytes for the client, whole frames only, and what the tee saw in them: usage, finish reasons, a failure.
+
+    `content` is True once the answer's first content is among the bytes: from then on it cannot move to another backend.
+    """
 
     data: bytes
     events: EventBatch = ()
+    content: bool = False
 
 
-class RelayAnswer(Protocol):
-    """An upstream's answer being relayed."""
+class RelayAnswer(msgspec.Struct, frozen=True):
+    """An upstream's answer to pass on. `headers` are the upstream's own that a client may want (rate limits and the like)."""
 
-    @property
-    def status(self) -> int: ...
-
-    @property
-    def headers(self) -> Mapping[str, str]: ...
-
-    def batches(self) -> AsyncIterator[RelayBatch]: ...
-
-    async def aclose(self) -> None: ...
+    batches: AsyncIterator[RelayBatch]
+    headers: Mapping[str, str] = {}
 
 
 @runtime_checkable
@@ -160,6 +169,10 @@ class Relay(Protocol):
     @property
     def relay_dialect(self) -> str: ...
 
-    async def relay(self, call: RelayRequest, context: Context) -> RelayAnswer:
-        """Opens the upstream. Raises BackendError for everything that is not a 2xx answer."""
+    async def relay(self, request: Request, context: Context) -> RelayAnswer | AsyncIterator[EventBatch]:
+        """Opens the upstream with the client's own body (`context.body`).
+
+        Gives events instead where the upstream's answer is not of the kind the client asked for (JSON for a stream, say).
+        Raises BackendError for everything that is not a 2xx answer.
+        """
         ...

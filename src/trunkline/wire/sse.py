@@ -38,10 +38,14 @@ class SseReader:
         self._data: list[bytes] = []
         self._event = ""
         self._id: str | None = None
+        self._after_cr = False  # the last byte was a CR that ended a line: an LF that follows belongs to it
         self.last_event_id: str | None = None
 
     def feed(self, data: bytes) -> list[SseEvent]:
         """Events completed by `data`. Raises FrameTooLarge."""
+        if self._after_cr and data:
+            self._after_cr = False
+            data = data.removeprefix(b"\n")
         buffer = self._buffer + data if self._buffer else data
         if not self._begun:
             if len(buffer) < 3 and b"\xef\xbb\xbf".startswith(buffer):
@@ -66,15 +70,16 @@ class SseReader:
     def _mixed_lines(self, buffer: bytes, events: list[SseEvent]) -> bytes:
         start = 0
         for match in _LINE_END.finditer(buffer):
-            # A CR at the very end may be the first half of a CRLF: wait for the next byte.
-            if match.end() == len(buffer) and match.group() == b"\r":
-                break
             self._line(buffer[start : match.start()], events)
             start = match.end()
+        # A CR at the very end may be the first half of a CRLF. Its line ends here all the same: a live stream must not hold
+        # back a whole event until its next byte.
+        self._after_cr = buffer.endswith(b"\r")
         return buffer[start:]
 
     def _line(self, line: bytes, events: list[SseEvent]) -> None:
         if not line:
+            self.last_event_id = self._id  # only now: an event that was cut off has not been seen
             if self._data:
                 events.append(
                     SseEvent(b"\n".join(self._data) if len(self._data) > 1 else self._data[0], self._event, self._id)
@@ -90,7 +95,7 @@ class SseReader:
         if name == b"event":
             self._event = value.decode("utf-8", "replace")
         elif name == b"id" and b"\0" not in value:
-            self._id = self.last_event_id = value.decode("utf-8", "replace")
+            self._id = value.decode("utf-8", "replace")
         elif name == b"data":  # a line that is the field name alone: an empty data line
             self._data.append(b"")
 

@@ -3,6 +3,9 @@
 One decoder reads streams and whole bodies: a completion is a chunk whose `message` is one large delta. Items are opened and
 closed as the deltas imply; a choice has one item open at a time. Tool calls are sequential in this dialect: arguments for a
 call that was already followed by another break the protocol.
+
+A fault in a stream that has begun is the stream's last event, TurnFailed, so that what arrived before it in the same read is not
+lost and every split of the bytes gives the same events. Before the turn has begun, a fault raises.
 """
 
 from typing import cast
@@ -15,10 +18,12 @@ from trunkline.dialects.reading import Json, Object, raw
 from trunkline.model import events as ev
 from trunkline.model.errors import BackendError, BackendProtocolError, BackendUnavailable
 from trunkline.model.request import Request
+from trunkline.model.tokens import TokenLogprob
 from trunkline.model.turn import terminal_for
 from trunkline.wire.sse import FrameTooLarge, SseReader
 
 NAME = "openai_chat"
+_Tokens = tuple[TokenLogprob, ...]
 _CHUNK_KEYS = frozenset({"id", "object", "created", "model", "choices", "usage", "error"})
 _CHOICE_KEYS = frozenset({"index", "delta", "message", "logprobs", "finish_reason", "text"})
 _DELTA_KEYS = frozenset({"role", "content", "refusal", "tool_calls", "reasoning_content", "reasoning", "annotations"})
@@ -45,7 +50,7 @@ class ChatBackend:
 class _Choice:
     """Where one choice stands: its open item, and the tool call that item is."""
 
-    __slots__ = ("call_index", "call_key", "done", "index", "item", "kind")
+    __slots__ = ("arguments", "call_index", "call_key", "done", "index", "item", "kind")
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -53,6 +58,7 @@ class _Choice:
         self.kind: ev.ItemKind = "message"
         self.call_index = -1  # the wire's index of the newest tool call
         self.call_key: str | None = None
+        self.arguments: list[str] = []  # of the newest tool call
         self.done = False
 
 
@@ -64,7 +70,7 @@ class ChatDecoder:
         self._reader = SseReader() if streamed else None
         self._body: list[bytes] = []
         self._started = False
-        self._ended = False
+        self.ended = False
         self._next_item = 0
         self._choices: dict[int, _Choice] = {}
         self._reasons: list[ev.FinishReason] = []
@@ -79,11 +85,19 @@ class ChatDecoder:
         except FrameTooLarge as error:
             raise BackendProtocolError(str(error)) from None
         events: list[ev.Event] = []
-        for frame in frames:
-            if frame.data == b"[DONE]":
-                self._end(events)
-            elif not self._ended:
-                self._chunk(_decode(frame.data), events)
+        try:
+            for frame in frames:
+                if self.ended:
+                    break
+                if frame.data.startswith(b"[DONE]"):
+                    self._end(events)
+                elif frame.data:
+                    self._chunk(_decode(frame.data), events)
+        except BackendError as error:
+            if not self._started:
+                raise
+            self.ended = True
+            events.append(ev.TurnFailed(error.info()))
         return events
 
     def close(self) -> list[ev.Event]:
@@ -95,16 +109,18 @@ class ChatDecoder:
         return events
 
     def _end(self, events: list[ev.Event]) -> None:
-        if self._ended:
+        if self.ended:
             return
         if not self._reasons or not all(choice.done for choice in self._choices.values()):
             raise BackendUnavailable("the upstream ended its answer before a finish reason")
-        self._ended = True
+        self.ended = True
         events.append(terminal_for(self._reasons))
 
     def _chunk(self, chunk: Object, events: list[ev.Event]) -> None:
         if chunk.get("error") is not None:
             raise parts.read_error(200, chunk["error"])
+        if chunk.get("object") == "error":  # older vLLM
+            raise parts.read_error(200, chunk)
         if not self._started:
             self._start(chunk, events)
         if not chunk.keys() <= _CHUNK_KEYS:
@@ -119,7 +135,9 @@ class ChatDecoder:
                 if not isinstance(choice, dict):
                     raise BackendProtocolError("upstream sent a choice that is not an object")
                 self._choice(choice, events)
-        usage = chunk.get("usage")
+        usage, groq = chunk.get("usage"), chunk.get("x_groq")
+        if usage is None and isinstance(groq, dict):
+            usage = groq.get("usage")
         if isinstance(usage, dict):
             events.append(ev.UsageReported(parts.read_usage(usage)))
 
@@ -133,7 +151,7 @@ class ChatDecoder:
             ev.TurnStarted(
                 turn_id if isinstance(turn_id, str) and turn_id else fallback.turn_id,
                 model if isinstance(model, str) and model else fallback.model,
-                int(created) if isinstance(created, int | float) and created else fallback.created_at,
+                int(created) if isinstance(created, int | float) and 0 < created < 2**53 else fallback.created_at,
             )
         )
 
@@ -161,22 +179,33 @@ class ChatDecoder:
             self._finish(choice, finish, events)
 
     def _delta(self, choice: _Choice, delta: Object, logprobs: Json, events: list[ev.Event]) -> None:
+        # Tokens belong to the first thing of this delta that has any.
+        tokens = parts.read_logprobs(logprobs.get("content")) if isinstance(logprobs, dict) else ()
         thinking = delta.get("reasoning_content") or delta.get("reasoning")
+        content = delta.get("content")
+        if isinstance(content, list):
+            thinking, content = _typed_content(content)
         if isinstance(thinking, str) and thinking:
-            events.append(ev.ReasoningDelta(self._item(choice, "reasoning", events), thinking))
+            item = self._item(choice, "reasoning", events)
+            if not content:
+                tokens = self._tokens(item, tokens, events)
+            events.append(ev.ReasoningDelta(item, thinking))
         if not delta.keys() <= _DELTA_KEYS:
             for key, value in _unnamed(delta, _DELTA_KEYS):
                 events.append(ev.Extension(name=key, payload=raw(value), index=self._any_item(choice, events)))
-        content = delta.get("content")
         refusal = delta.get("refusal")
-        if isinstance(logprobs, dict):
-            self._tokens(choice, logprobs, events)
         if isinstance(content, str) and content:
-            events.append(ev.TextDelta(self._item(choice, "message", events), content))
+            item = self._item(choice, "message", events)
+            tokens = self._tokens(item, tokens, events)
+            events.append(ev.TextDelta(item, content))
         elif content is not None and not isinstance(content, str):
             raise BackendProtocolError("upstream sent 'content' that is not a string")
+        if isinstance(logprobs, dict) and logprobs.get("refusal"):
+            tokens = (*tokens, *parts.read_logprobs(logprobs["refusal"]))
         if isinstance(refusal, str) and refusal:
-            events.append(ev.RefusalDelta(self._item(choice, "message", events), refusal))
+            item = self._item(choice, "message", events)
+            tokens = self._tokens(item, tokens, events)
+            events.append(ev.RefusalDelta(item, refusal))
         annotations = delta.get("annotations")
         if isinstance(annotations, list):
             for annotation in annotations:
@@ -186,18 +215,23 @@ class ChatDecoder:
             for position, call in enumerate(calls):
                 if not isinstance(call, dict):
                     raise BackendProtocolError("upstream sent a tool call that is not an object")
-                self._call(choice, call, position, events)
+                tokens = self._call(choice, call, position, tokens, events)
+        if tokens:  # of text that has not come yet (half a character), or of none (an end-of-turn token)
+            self._tokens(self._any_item(choice, events), tokens, events)
 
-    def _tokens(self, choice: _Choice, logprobs: Object, events: list[ev.Event]) -> None:
-        tokens = (*parts.read_logprobs(logprobs.get("content")), *parts.read_logprobs(logprobs.get("refusal")))
+    def _tokens(self, item: int, tokens: _Tokens, events: list[ev.Event]) -> _Tokens:
+        """Gives the tokens to this item; returns those that are left to give, none."""
         if tokens:
             ids = tuple([token.id for token in tokens if token.id is not None])
-            events.append(
-                ev.TokensDelta(self._item(choice, "message", events), ids if len(ids) == len(tokens) else (), tokens)
-            )
+            events.append(ev.TokensDelta(item, ids if len(ids) == len(tokens) else (), tokens))
+        return ()
 
-    def _call(self, choice: _Choice, call: Object, position: int, events: list[ev.Event]) -> None:
-        """One entry of `tool_calls`. A new index, or a new id under the same one, begins a new call."""
+    def _call(self, choice: _Choice, call: Object, position: int, tokens: _Tokens, events: list[ev.Event]) -> _Tokens:
+        """One entry of `tool_calls`; returns the tokens that are left to give.
+
+        A new index begins a new call. So does, under the same one, a new id with a name; and where there are no ids (Gemini's
+        compatible API), a name after arguments that are complete.
+        """
         index, call_id = call.get("index"), call.get("id")
         custom = call.get("type") == "custom" or isinstance(call.get("custom"), dict)
         inner = call.get("custom" if custom else "function")
@@ -205,10 +239,10 @@ class ChatDecoder:
         number = index if isinstance(index, int) else (position if self._reader is None else max(choice.call_index, 0))
         key = call_id if isinstance(call_id, str) and call_id else None
         name = function.get("name")
-        is_new = number > choice.call_index or (key is not None and key != choice.call_key and isinstance(name, str))
-        if is_new:
+        named = isinstance(name, str) and name != ""
+        if number > choice.call_index or (named and _begins_another(choice, key)):
             self._close_item(choice, events)
-            choice.call_index, choice.call_key = max(number, choice.call_index), key
+            choice.call_index, choice.call_key, choice.arguments = max(number, choice.call_index), key, []
             choice.item, choice.kind = self._next_item, "function_call"
             self._next_item += 1
             events.append(
@@ -225,11 +259,14 @@ class ChatDecoder:
             raise BackendProtocolError(
                 f"upstream sent arguments for tool call {number} after it had gone on to something else"
             )
+        tokens = self._tokens(choice.item, tokens, events)
         arguments = function.get("input" if custom else "arguments")
         if isinstance(arguments, dict):  # Ollama's habit: arguments as an object
             arguments = msgspec.json.encode(arguments).decode()
         if isinstance(arguments, str) and arguments:
+            choice.arguments.append(arguments)
             events.append(ev.ArgumentsDelta(choice.item, arguments))
+        return tokens
 
     def _any_item(self, choice: _Choice, events: list[ev.Event]) -> int:
         return choice.item if choice.item >= 0 else self._item(choice, "message", events)
@@ -256,8 +293,41 @@ class ChatDecoder:
         if reason is None:
             events.append(ev.Extension(name="native_finish_reason", payload=raw(finish), choice=choice.index))
             reason = "stop"
+        if reason == "error":
+            raise BackendError(f"the upstream ended its answer with finish reason '{finish}'")
         self._reasons.append(reason)
         events.append(ev.ChoiceDone(choice.index, reason))
+
+
+def _begins_another(choice: _Choice, key: str | None) -> bool:
+    """Whether a named entry under the index of the newest call is another call, not a repetition of its name."""
+    if key is not None or choice.call_key is not None:
+        return key is not None and key != choice.call_key
+    if not choice.arguments:
+        return False
+    try:
+        msgspec.json.decode("".join(choice.arguments))
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return False
+    return True
+
+
+def _typed_content(content: list[Json]) -> tuple[str, str]:
+    """Reasoning and text of content in parts: Mistral's reasoning models stream `thinking` and `text` parts."""
+    thinking: list[str] = []
+    text: list[str] = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        member = part.get(kind) if isinstance(part, dict) and isinstance(kind, str) else None
+        if kind == "text" and isinstance(member, str):
+            text.append(member)
+        elif kind == "thinking" and isinstance(member, list):
+            thinking.append(_typed_content(member)[1])
+        elif kind != "reference":  # a citation's number, which has no text
+            raise BackendProtocolError(
+                f"upstream sent a content part of type {kind!r}, which is neither text nor thinking"
+            )
+    return "".join(thinking), "".join(text)
 
 
 def _unnamed(source: Object, named: frozenset[str]) -> list[tuple[str, Json]]:

@@ -54,7 +54,7 @@ def decode_request(body: bytes) -> Request:
     fields["model"] = None if model is None else reading.text(model, "model")
     if "messages" not in source or source["messages"] is None:
         reading.missing("messages")
-    fields["items"] = read_messages(reading.array(source["messages"], "messages"))
+    fields["items"], fields["places"] = read_messages(reading.array(source["messages"], "messages"))
     for key, value in source.items():
         reader = READERS.get(key)
         if value is None:
@@ -181,7 +181,8 @@ def _top_logprobs(draft: Draft, value: Json) -> None:
 def _logit_bias(draft: Draft, value: Json) -> None:
     source = reading.mapping(value, "logit_bias")
     draft.fields["logit_bias"] = {
-        key: reading.number(bias, f"logit_bias.{key}", low=-100, high=100) for key, bias in source.items()
+        key: reading.number(bias, f"logit_bias.{reading.shorten(key)}", low=-100, high=100)
+        for key, bias in source.items()
     }
     if source:
         draft.ask("logit_bias")

@@ -10,19 +10,23 @@ from trunkline.dialects.openai_chat.messages import write_messages
 from trunkline.model.request import AllowedTools, JsonSchema, NamedTool, OpaqueTool, Request, Tool
 
 _BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_LENIENT_BOOLEANS = frozenset({"stream", "store"})
 _USAGE_OPTIONS = msgspec.Raw(b'{"include_usage":true}')
 
 
 def forward_body(body: bytes, request: Request, *, model: str, want_usage: bool) -> bytes:
     """The client's own body for this upstream: `model` respliced and, where wanted, a streamed answer's usage asked for.
 
-    Every other byte of every value stays as it came. `body` has been read before, so it is known to be an object.
+    Every other byte of every value stays as it came, except booleans that the client wrote as strings: we accept those
+    (decision 33), an upstream may not. `body` has been read before, so it is known to be an object.
     """
     ask_usage = want_usage and request.stream and not request.include_usage
-    if request.model == model and not ask_usage:
+    if request.model == model and not ask_usage and b'"true"' not in body and b'"false"' not in body:
         return body
     members = _BODY.decode(body)
     members["model"] = msgspec.Raw(msgspec.json.encode(model))
+    for key in _LENIENT_BOOLEANS & members.keys():
+        members[key] = msgspec.Raw(bytes(members[key]).strip(b'"'))
     if ask_usage:
         options = members.get("stream_options")
         if options is None or bytes(options) == b"null":

@@ -35,8 +35,8 @@ NAME = "openai_chat"
 ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 
 
-def read_messages(messages: list[Json]) -> tuple[Item, ...]:
-    """Items of a conversation. Raises InvalidParameter with the path of what is wrong."""
+def read_messages(messages: list[Json]) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+    """Items of a conversation and the path of each. Raises InvalidParameter with the path of what is wrong."""
     if not messages:
         raise InvalidParameter(
             "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array instead.",
@@ -44,6 +44,7 @@ def read_messages(messages: list[Json]) -> tuple[Item, ...]:
             param="messages",
         )
     items: list[Item] = []
+    places: list[str] = []
     for position, member in enumerate(messages):
         path = f"messages[{position}]"
         message = reading.mapping(member, path)
@@ -67,7 +68,8 @@ def read_messages(messages: list[Json]) -> tuple[Item, ...]:
                     name=None if name is None else reading.text(name, f"{path}.name"),
                 )
             )
-    return tuple(items)
+        places.extend([path] * (len(items) - len(places)))
+    return tuple(items), tuple(places)
 
 
 def _read_assistant(message: Object, path: str, items: list[Item]) -> None:
@@ -175,8 +177,9 @@ def write_messages(items: Sequence[Item]) -> list[object]:
                 messages.append({"role": item.role, **_write_content(item)})
             case Reasoning():
                 if item.text:
-                    open_message = _new_assistant(messages)
-                    open_message["reasoning_content"] = item.text
+                    if open_message is None or open_message.keys() - {"role", "reasoning_content"}:
+                        open_message = _new_assistant(messages)
+                    open_message["reasoning_content"] = f"{open_message.get('reasoning_content', '')}{item.text}"
             case FunctionCall():
                 if open_message is None:
                     open_message = _new_assistant(messages)
@@ -190,6 +193,9 @@ def write_messages(items: Sequence[Item]) -> list[object]:
             case OpaqueItem():
                 open_message = None
                 messages.append(item.payload)
+    for message in messages:
+        if isinstance(message, dict):  # reasoning that nothing followed: "content is required" all the same
+            message.setdefault("content", "")
     return messages
 
 
@@ -211,14 +217,11 @@ def _write_content(item: Message | FunctionCallOutput) -> dict[str, object]:
     parts = item.content
     if item.as_string and len(parts) == 1 and isinstance(parts[0], TextPart):
         return {"content": parts[0].text, **named}
-    if parts and all(isinstance(part, RefusalPart) for part in parts):
-        return {
-            "content": None,
-            "refusal": "".join([part.text for part in parts if isinstance(part, RefusalPart)]),
-            **named,
-        }
-    if item.as_string or not parts:
-        return {"content": "".join([part.text for part in parts if isinstance(part, TextPart)]), **named}
+    if item.as_string or not parts or all(isinstance(part, RefusalPart) for part in parts):
+        text = [part.text for part in parts if isinstance(part, TextPart)]
+        refusal = [part.text for part in parts if isinstance(part, RefusalPart)]
+        refused: dict[str, object] = {"refusal": "".join(refusal)} if refusal else {}
+        return {"content": "".join(text) if text or not refusal else None, **refused, **named}
     return {"content": [_write_part(part) for part in parts], **named}
 
 

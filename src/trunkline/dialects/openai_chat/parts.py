@@ -24,6 +24,9 @@ FINISH_REASONS: dict[str, FinishReason] = {
     "content_filter": "content_filter",
     "function_call": "function_call",
     "error": "error",
+    "model_length": "length",  # Mistral: the context is full
+    "abort": "error",  # vLLM, SGLang: the engine dropped the request
+    "insufficient_system_resource": "error",  # DeepSeek: interrupted
 }
 
 
@@ -35,7 +38,7 @@ def read_usage(source: Object) -> Usage:
         counts = source.get(key)
         if isinstance(counts, dict):
             for name, count in counts.items():
-                if isinstance(count, int):
+                if type(count) is int:
                     if name in ("cached_tokens", "cache_write_tokens", "reasoning_tokens"):
                         known[name] = count
                     else:
@@ -52,7 +55,7 @@ def read_usage(source: Object) -> Usage:
 
 def _count(source: Object, key: str) -> int:
     value = source.get(key)
-    return value if isinstance(value, int) else 0
+    return value if type(value) is int else 0
 
 
 def write_usage(usage: Usage) -> dict[str, object]:
@@ -102,9 +105,9 @@ def _logprob(entry: Object) -> tuple[str, float, tuple[int, ...] | None, int | N
     token, logprob, raw, token_id = entry.get("token"), entry.get("logprob"), entry.get("bytes"), entry.get("id")
     return (
         token if isinstance(token, str) else "",
-        float(logprob) if isinstance(logprob, int | float) else -9999.0,
-        tuple(cast("list[int]", raw)) if isinstance(raw, list) else None,
-        token_id if isinstance(token_id, int) else None,
+        float(logprob) if type(logprob) is float or (type(logprob) is int and -1e9 < logprob <= 0) else -9999.0,
+        tuple([byte for byte in raw if type(byte) is int]) if isinstance(raw, list) else None,
+        token_id if type(token_id) is int else None,
     )
 
 
@@ -129,7 +132,10 @@ def read_error(status: int, source: Json) -> BackendError:
     message, kind, code, param = f"upstream answered {status}", None, None, None
     if isinstance(source, dict):
         inner_message = source.get("message") or source.get("detail")
-        message = inner_message if isinstance(inner_message, str) else message
+        if isinstance(inner_message, str):
+            message = inner_message
+        elif inner_message is not None:  # FastAPI's 422: a list of what is wrong
+            message = msgspec.json.encode(inner_message).decode()
         kind, code, param = (
             value if isinstance(value, str) else None
             for value in (source.get("type"), source.get("code"), source.get("param"))
@@ -158,6 +164,8 @@ def decode_error(status: int, body: bytes) -> BackendError:
         source: Json = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return read_error(status, None)
+    if isinstance(source, list) and source:  # Gemini's compatible API wraps its error object in an array
+        source = source[0]
     if isinstance(source, dict) and source.get("error") is not None:
         source = source["error"]
     return read_error(status, source)

@@ -15,7 +15,7 @@ from trunkline.dialects.openai_chat.decode_request import decode_request
 from trunkline.dialects.openai_chat.messages import write_call
 from trunkline.model import events as ev
 from trunkline.model.errors import ErrorInfo
-from trunkline.model.items import FunctionCall, Message, Reasoning, RefusalPart, TextPart
+from trunkline.model.items import FunctionCall, Message, Reasoning, RefusalPart, TextPart, ToolKind
 from trunkline.model.request import Request
 from trunkline.model.tokens import TokenLogprob
 from trunkline.model.turn import ChoiceEnd, Turn, TurnItem
@@ -23,6 +23,10 @@ from trunkline.model.usage import Usage
 from trunkline.wire.sse import DONE
 
 NAME = "openai_chat"
+_HEAD_KEYS = frozenset(
+    {"system_fingerprint", "service_tier"}
+)  # every chunk carries these; the SDK keeps the last one's
+_SAID = frozenset({"content", "refusal", "tool_calls"})
 _encode = msgspec.json.encode
 _HOLE = "\u2603"  # stands for the delta's text while a template is made
 _HOLE_JSON = _encode(_HOLE)
@@ -59,10 +63,12 @@ def _dump(value: object, *, spaced: bool) -> bytes:
 class _Choice:
     """What one choice of the stream has said, and what waits for its next chunk."""
 
-    __slots__ = ("calls", "delta_extras", "extras", "logprobs", "open", "templates")
+    __slots__ = ("annotations", "calls", "delta_extras", "extras", "logprobs", "open", "said", "templates")
 
     def __init__(self) -> None:
         self.open = False  # its role has been sent
+        self.said = False  # content, a refusal or a tool call has been sent
+        self.annotations: list[msgspec.Raw] = []
         self.calls = 0
         self.logprobs: list[TokenLogprob] = []
         self.extras: dict[str, msgspec.Raw] = {}
@@ -82,7 +88,8 @@ class ChatEncoder:
         self._spaced = spaced
         self._head: dict[str, object] = {}
         self._choices: dict[int, _Choice] = {}
-        self._items: dict[int, tuple[int, int]] = {}  # item index -> choice, call number; hosted items are absent
+        # item index -> choice, call number, tool kind; hosted items are absent
+        self._items: dict[int, tuple[int, int, ToolKind]] = {}
         self._extras: dict[str, msgspec.Raw] = {}
         self._usage: Usage | None = None
         self._rules: dict[type, Callable[..., bytes]] = {
@@ -121,7 +128,7 @@ class ChatEncoder:
         if event.hosted or event.kind in ("function_call_output", "opaque"):
             return b""
         choice = self._choice(event.choice)
-        self._items[event.index] = (event.choice, choice.calls)
+        self._items[event.index] = (event.choice, choice.calls, event.tool)
         if event.kind != "function_call":
             return b""
         number, choice.calls = choice.calls, choice.calls + 1
@@ -144,6 +151,7 @@ class ChatEncoder:
         choice = self._choices[entry[0]]
         if not choice.open or choice.pending or self._extras:
             return self._chunk(entry[0], {key: text}, refusal=key == "refusal")
+        choice.said = choice.said or key != "reasoning_content"
         template = choice.templates.get(key)
         if template is None:
             template = choice.templates[key] = self._template(entry[0], {key: _HOLE})
@@ -155,10 +163,10 @@ class ChatEncoder:
             return b""
         choice = self._choices[entry[0]]
         if choice.pending or self._extras:
-            return self._chunk(entry[0], _call_delta(entry[1], event.text))
+            return self._chunk(entry[0], _call_delta(entry[1], entry[2], event.text))
         template = choice.templates.get(entry[1])
         if template is None:
-            template = choice.templates[entry[1]] = self._template(entry[0], _call_delta(entry[1], _HOLE))
+            template = choice.templates[entry[1]] = self._template(entry[0], _call_delta(entry[1], entry[2], _HOLE))
         return template[0] + _encode(event.text) + template[1]
 
     def _tokens(self, event: ev.TokensDelta) -> bytes:
@@ -168,18 +176,26 @@ class ChatEncoder:
         return b""
 
     def _annotation(self, event: ev.AnnotationAdded) -> bytes:
+        # Collected for one chunk: the official SDK's accumulation fails on a second list of entries without `index`.
         entry = self._items.get(event.index)
-        return self._chunk(entry[0], {"annotations": [event.annotation]}) if entry is not None else b""
+        if entry is not None:
+            self._choices[entry[0]].annotations.append(event.annotation)
+        return b""
 
     def _item_done(self, event: ev.ItemDone) -> bytes:
         entry = self._items.get(event.index)
         # Logprobs of tokens whose text never came (a multi-byte character cut by the end) still belong to the client.
-        if entry is not None and self._choices[entry[0]].logprobs:
-            return self._chunk(entry[0], {})
-        return b""
+        if entry is None:
+            return b""
+        choice = self._choices[entry[0]]
+        if choice.annotations:
+            annotations, choice.annotations = choice.annotations, []
+            return self._chunk(entry[0], {"annotations": annotations})
+        return self._chunk(entry[0], {}) if choice.logprobs else b""
 
     def _choice_done(self, event: ev.ChoiceDone) -> bytes:
-        opening = b"" if self._choice(event.choice).open else self._chunk(event.choice, {"content": ""})
+        # Neither text nor a call nor a refusal: the content is an empty string, as in the whole answer.
+        opening = b"" if self._choice(event.choice).said else self._chunk(event.choice, {"content": ""})
         return opening + self._chunk(event.choice, {}, finish_reason=event.finish_reason)
 
     def _usage_reported(self, event: ev.UsageReported) -> bytes:
@@ -187,15 +203,27 @@ class ChatEncoder:
         return b""
 
     def _extension(self, event: ev.Extension) -> bytes:
+        """Keeps it for the next chunk. One that would overwrite another (audio, piece by piece) sends that one first."""
+        sent = b""
         if event.index is not None:
             entry = self._items.get(event.index)
             if entry is not None:
-                self._choices[entry[0]].delta_extras[event.name] = event.payload
+                choice = self._choices[entry[0]]
+                if event.name in choice.delta_extras:
+                    sent = self._chunk(entry[0], {})
+                choice.delta_extras[event.name] = event.payload
         elif event.choice is not None:
-            self._choice(event.choice).extras[event.name] = event.payload
+            choice = self._choice(event.choice)
+            if event.name in choice.extras:
+                sent = self._chunk(event.choice, {})
+            choice.extras[event.name] = event.payload
+        elif event.name in _HEAD_KEYS:
+            self._head[event.name] = event.payload
+            for choice in self._choices.values():
+                choice.templates.clear()
         else:
             self._extras[event.name] = event.payload
-        return b""
+        return sent
 
     def _completed(self, event: ev.TurnCompleted) -> bytes:
         return self._trailer() + DONE
@@ -215,12 +243,11 @@ class ChatEncoder:
 
     def _trailer(self) -> bytes:
         """The usage chunk, where the client asked for it, and unknown keys that no chunk has carried yet."""
-        usage = self._usage if self._request.include_usage else None
-        if usage is None and not self._extras:
+        # Decision 6: no chunk without choices for a client that has not asked for it, since it would read choices[0].
+        if not self._request.include_usage or (self._usage is None and not self._extras):
             return b""
         chunk: dict[str, object] = {**self._head, "choices": []}
-        if self._request.include_usage:
-            chunk["usage"] = None if usage is None else parts.write_usage(usage)
+        chunk["usage"] = None if self._usage is None else parts.write_usage(self._usage)
         return self._frame(self._with_extras(chunk))
 
     def _choice(self, index: int) -> _Choice:
@@ -233,6 +260,7 @@ class ChatEncoder:
         self, index: int, delta: dict[str, object], *, finish_reason: str | None = None, refusal: bool = False
     ) -> bytes:
         choice = self._choice(index)
+        choice.said = choice.said or not delta.keys().isdisjoint(_SAID)
         if not choice.open:
             choice.open = True
             first: dict[str, object] = {"role": "assistant"}
@@ -275,8 +303,9 @@ class ChatEncoder:
         return before, after
 
 
-def _call_delta(number: int, text: str) -> dict[str, object]:
-    return {"tool_calls": [{"index": number, "function": {"arguments": text}}]}
+def _call_delta(number: int, tool: ToolKind, text: str) -> dict[str, object]:
+    inner = {"custom": {"input": text}} if tool == "custom" else {"function": {"arguments": text}}
+    return {"tool_calls": [{"index": number, **inner}]}
 
 
 def encode_turn(turn: Turn, request: Request) -> dict[str, object]:
@@ -319,14 +348,16 @@ def _whole_choice(choice: ChoiceEnd, items: list[TurnItem]) -> dict[str, object]
                 (logprobs if text or not refusal else refused_logprobs).extend(turn_item.logprobs)
             case Reasoning():
                 reasoning.append(turn_item.item.text)
+                logprobs.extend(turn_item.logprobs)
             case FunctionCall(hosted=False):
                 calls.append(write_call(turn_item.item))
+                logprobs.extend(turn_item.logprobs)
             case _:
                 continue
         extras.update({extension.name: extension.payload for extension in turn_item.extensions})
     message: dict[str, object] = {
         "role": "assistant",
-        "content": "".join(text) if text or not (calls or refusal) else None,
+        "content": "".join(text) if any(text) or not (calls or refusal) else None,
         "refusal": "".join(refusal) if refusal else None,
     }
     if reasoning:

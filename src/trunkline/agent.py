@@ -1,0 +1,171 @@
+"""What the author of a Python agent imports.
+
+    async def agent(turn):
+        yield f"You said: {turn.input}"
+
+An agent takes one `Turn` and yields what it has to say as it comes: text as `str`, and the values below for
+everything else. A function that returns its answer, with or without `async`, is an agent too. Nothing here knows
+about servers or wire formats, so an agent can be tested by calling it with `Turn(input="…")`. docs/agents.md is the
+guide.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NotRequired, TypeAlias, TypedDict
+
+import msgspec
+
+from trunkline.model.items import AudioPart, FilePart, ImagePart, Item
+from trunkline.model.usage import Usage
+
+Json: TypeAlias = object
+"""Anything that JSON can say, or that msgspec can write as JSON."""
+
+
+class Reasoning(msgspec.Struct, frozen=True):
+    """A piece of thinking. Clients show it apart from the answer, or not at all."""
+
+    text: str
+
+
+class ToolStarted(msgspec.Struct, frozen=True):
+    """The agent begins to run one of its own tools. A name that begins with `_` stays between the agent and you.
+
+    Attributes:
+        call_id: the agent's own id of this run; `ToolFinished` names it again.
+        name: the tool.
+        arguments: what it is called with, as a mapping or as JSON text.
+        label: a few words for a person to read, such as the search term.
+    """
+
+    call_id: str
+    name: str
+    arguments: Mapping[str, Json] | str = {}
+    label: str | None = None
+
+
+class ToolFinished(msgspec.Struct, frozen=True):
+    """A tool that the agent started has ended. What is not text is shown as JSON."""
+
+    call_id: str
+    output: Json = ""
+    failed: bool = False
+
+
+class FunctionCall(msgspec.Struct, frozen=True):
+    """Asks the client to run one of *its* tools (`turn.tools`); needs `client_tools = true` in the backend's settings.
+
+    The answer then ends with `tool_calls`, and the client comes back with the results in a turn of its own.
+    """
+
+    name: str
+    arguments: Mapping[str, Json] | str = {}
+    call_id: str | None = None
+
+
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool that the client can run. `parameters` is JSON Schema."""
+
+    name: str
+    description: str | None = None
+    parameters: Mapping[str, Json] = {}
+
+
+class CalledFunction(TypedDict):
+    name: str
+    arguments: str
+
+
+class ToolCall(TypedDict):
+    """A tool call of the past, as chat APIs write it."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class ChatMessage(TypedDict):
+    """One message of the conversation, in the form that every chat API takes. `content` is its text."""
+
+    role: Literal["user", "assistant", "tool"]
+    content: str
+    name: NotRequired[str]
+    tool_calls: NotRequired[list[ToolCall]]
+    tool_call_id: NotRequired[str]
+
+
+class Cancellation:
+    """Whether anybody still wants the answer. The server sets `requested`; agents read `turn.cancelled`."""
+
+    __slots__ = ("requested",)
+
+    def __init__(self) -> None:
+        self.requested = False
+
+
+Attachment = ImagePart | AudioPart | FilePart
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One request, as an agent sees it. Every field has a default, so a test makes just what it needs.
+
+    Attributes:
+        input: text of the last user message.
+        history: the messages before it, oldest first. When the conversation goes on after it (results of client tools),
+            the input has been said already and is part of the history.
+        messages: the whole conversation, the input included; what to hand to a chat model.
+        instructions: system and developer messages, joined by newlines.
+        items: the conversation in full detail (`trunkline.model.items`), instructions included.
+        attachments: images, audio and files of the last user message.
+        tools: tools the client can run; empty unless the backend sets `client_tools`.
+        tool_choice: `auto`, `none`, `required`, or the name of the tool the client demands.
+        params: sampling hints the client sent (`temperature`, `max_output_tokens`, …), for agents with a use for them.
+        session_id: the conversation, where the client or the server names one.
+        memory_key: the scope of long-term memory, where the client names one.
+        metadata: the client's own notes on the request.
+        model: the model name the client asked for.
+        request_id: the id in the access log and in `x-request-id`.
+        cancellation: what `cancelled` reads.
+    """
+
+    input: str = ""
+    history: Sequence[ChatMessage] = ()
+    messages: Sequence[ChatMessage] = ()
+    instructions: str = ""
+    items: Sequence[Item] = ()
+    attachments: Sequence[Attachment] = ()
+    tools: Sequence[Tool] = ()
+    tool_choice: str = "auto"
+    params: Mapping[str, Json] = {}
+    session_id: str | None = None
+    memory_key: str | None = None
+    metadata: Mapping[str, str] = {}
+    model: str = ""
+    request_id: str = ""
+    cancellation: Cancellation = msgspec.field(default_factory=Cancellation)
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the client has left. An agent that does not await anything long should look and stop."""
+        return self.cancellation.requested
+
+
+Output = str | Reasoning | ToolStarted | ToolFinished | FunctionCall | Usage | None
+"""What an agent may yield. None and the empty string say nothing."""
+
+__all__ = [
+    "Turn",
+    "Output",
+    "Reasoning",
+    "ToolStarted",
+    "ToolFinished",
+    "FunctionCall",
+    "Usage",
+    "Tool",
+    "ChatMessage",
+    "ToolCall",
+    "Attachment",
+    "ImagePart",
+    "AudioPart",
+    "FilePart",
+    "Cancellation",
+]

@@ -1,0 +1,168 @@
+"""Answers with a Python agent.
+
+Each turn has a task of its own that runs the agent, or waits for the thread that does, and a channel that carries
+events to the reader. The task, not the reader, drives the agent: an agent's cancel scopes and context variables then
+live in one task whatever the reader does, and what the agent says without pause travels as one batch.
+
+How it is called follows from its form: async generator functions and coroutine functions on the loop, everything else
+in a thread of the backend's own pool (`threads`), where what it returns is iterated too. When the reader leaves, the
+task is cancelled, a thread is told at its next yield and no longer counts. What an agent raises is an AgentError with
+its text, redacted; the traceback is in the log only. That includes SystemExit and KeyboardInterrupt: asyncio would
+stop the whole server for them.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TypeVar
+
+from trunkline.agent import Cancellation
+from trunkline.backends.callable.answer import Answer
+from trunkline.backends.callable.channel import Channel
+from trunkline.backends.callable.forms import AgentFunction, checked, runs_on_loop
+from trunkline.backends.callable.loading import Target, load_target, parse_target
+from trunkline.backends.callable.run import Run
+from trunkline.backends.callable.threads import WorkerThreads
+from trunkline.backends.callable.turns import turn_for
+from trunkline.config.schema import PythonSettings
+from trunkline.model.errors import BackendUnavailable, ConfigError
+from trunkline.model.request import Request
+from trunkline.ports.backend import SAMPLING_HINTS, BackendSetup, Capabilities, Context, EventBatch, ModelInfo
+
+STOP_WITHIN_S = 4.0
+"""How long a cancelled agent may clean up before nobody waits for it any more; the engine's own patience is longer."""
+
+LOST_AFTER_S = 10.0
+"""How long after its client left a thread may go on before the log says so."""
+
+_log = logging.getLogger("trunkline.agent")
+
+Found = TypeVar("Found")
+
+
+class PythonBackend:
+    """One agent.
+
+    Args:
+        agent: the agent itself, where the program that embeds us has it; `settings.target` is then only its name.
+        stop_within_s: seconds that a cancelled agent gets to clean up.
+        lost_after_s: seconds after which the log names a thread that outlives its client.
+    """
+
+    def __init__(
+        self,
+        settings: PythonSettings,
+        setup: BackendSetup,
+        *,
+        agent: object = None,
+        stop_within_s: float = STOP_WITHIN_S,
+        lost_after_s: float = LOST_AFTER_S,
+    ) -> None:
+        self._settings = settings
+        self._stop_within_s = stop_within_s
+        self._lost_after_s = lost_after_s
+        self._base_dir = setup.base_dir
+        self._key = f"backends.{setup.name}.target"
+        self._given = agent
+        self._agent: AgentFunction | None = None
+        self._on_loop = False
+        self._target = None if agent is not None else self._located(self._parsed)
+        self._name = setup.model_name or (self._target.name if self._target is not None else settings.target)
+        self._threads = WorkerThreads(size=settings.max_concurrency, name=self._name)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            parameters=frozenset({"tools", "tool_choice"}) if self._settings.client_tools else frozenset(),
+            hints=SAMPLING_HINTS,
+            parts=frozenset({"text", "refusal", "image", "audio", "file"}),
+            streaming=self._settings.streaming,
+        )
+
+    def load(self) -> None:
+        """Imports the agent. Raises ConfigError, with the file and line of the author's code where it failed."""
+        if self._agent is None:
+            self._agent = self._located(self._load)
+            self._on_loop = runs_on_loop(self._agent)
+
+    async def start(self) -> None:
+        self.load()
+        if not self._on_loop:
+            self._threads.prepare()
+
+    async def close(self) -> None:
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._stop_within_s)
+        remaining = self._threads.close()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._stop_within_s
+        while remaining and loop.time() < until:
+            await asyncio.sleep(0.01)
+            remaining = [job for job in remaining if not job.done.is_set()]
+        if self._tasks or remaining:
+            _log.warning(
+                "agent did not stop: agent=%s tasks=%d threads=%d waited_s=%g; they end with the process",
+                self._name, len(self._tasks), len(remaining), self._stop_within_s,
+            )  # fmt: skip
+
+    async def models(self) -> Sequence[ModelInfo]:
+        return (ModelInfo(id=self._name),)
+
+    async def open(self, request: Request, context: Context) -> AsyncIterator[EventBatch]:
+        if self._agent is None or self._closed:
+            raise BackendUnavailable(f"agent {self._name!r} is {'shutting down' if self._closed else 'not started'}")
+        cancellation = Cancellation()
+        client_tools = self._settings.client_tools
+        turn = turn_for(
+            request, context, history=self._settings.history, client_tools=client_tools, cancellation=cancellation
+        )
+        answer = Answer(context, callable_tools=frozenset([tool.name for tool in turn.tools]) if client_tools else None)
+        run = Run(
+            agent=self._agent,
+            name=self._name,
+            turn=turn,
+            answer=answer,
+            channel=Channel(clock=context.clock),
+            lost_after_s=self._lost_after_s,
+        )
+        task = asyncio.create_task(run.drive(self._threads, on_loop=self._on_loop), name=f"agent-{context.turn_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            while batch := await run.channel.take():
+                yield batch
+        finally:
+            run.channel.close()
+            if not task.done():
+                await self._stop(task, cancellation)
+
+    async def _stop(self, task: asyncio.Task[None], cancellation: Cancellation) -> None:
+        cancellation.requested = True
+        task.cancel()
+        _, running = await asyncio.wait({task}, timeout=self._stop_within_s)
+        if running:
+            _log.warning("agent ignores cancellation: agent=%s waited_s=%g", self._name, self._stop_within_s)
+
+    def _parsed(self) -> Target:
+        return parse_target(self._settings.target, base_dir=self._base_dir)
+
+    def _load(self) -> AgentFunction:
+        if self._target is None:
+            return checked(self._given, self._name)
+        return checked(load_target(self._target, base_dir=self._base_dir), self._settings.target)
+
+    def _located(self, find: Callable[[], Found]) -> Found:
+        """What `find` gives; its ConfigError then says which setting led there."""
+        try:
+            return find()
+        except ConfigError as error:
+            raise ConfigError(error.message, key=self._key) from error.__cause__
+
+
+def build(settings: PythonSettings, setup: BackendSetup) -> PythonBackend:
+    return PythonBackend(settings, setup)

@@ -1,0 +1,171 @@
+"""Relaying a chat completion as bytes, with a tee that reads only what it must.
+
+A stream is cut at event boundaries and passed on. Most reads hold nothing but text deltas; one regular expression search finds
+the few that need a look: usage, a finish reason, an error object, [DONE]. Those are decoded. The model's name is respliced as
+an exact fragment: unescaped quotes cannot occur inside a JSON string, so the fragment is only ever a member.
+
+A stream must not end as if all were well when it is not (decision 4): an error object becomes a failure event and nothing of
+the upstream passes after it; an end without a finish reason is a failure; a missing [DONE] after one is supplied.
+"""
+
+import re
+
+import msgspec
+
+from trunkline.dialects.openai_chat import parts
+from trunkline.dialects.reading import Json, Object
+from trunkline.model import events as ev
+from trunkline.model.errors import BackendProtocolError, BackendUnavailable
+from trunkline.model.request import Request
+from trunkline.ports.backend import RelayBatch
+from trunkline.wire.sse import DONE, MAX_FRAME_BYTES, SseReader, split_frames
+
+_LOOK = re.compile(rb'"(?:error|usage)":\s*[{"]|"finish_reason":\s*"|data:\s*\[DONE\]')
+_MODEL = re.compile(rb'"model":\s*("(?:[^"\\]|\\.)*")')
+_FRAME_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class StreamTee:
+    """Bytes of one streamed answer in, bytes for the client out. Fed in any split."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._rest = b""
+        self._content = False
+        self._named = False
+        self._model: tuple[bytes, bytes] | None = None  # the upstream's fragment and ours
+        self._finished: set[int] = set()
+        self.ended = False
+
+    def feed(self, data: bytes) -> RelayBatch:
+        if self.ended:
+            return RelayBatch(b"")
+        frames, self._rest = split_frames(self._rest + data if self._rest else data)
+        if len(self._rest) > MAX_FRAME_BYTES:
+            raise BackendProtocolError(f"upstream sent an event larger than {MAX_FRAME_BYTES} bytes")
+        if self._content and _LOOK.search(frames) is None:
+            return RelayBatch(self._rename(frames), (), True)
+        return self._look(frames)
+
+    def close(self) -> RelayBatch:
+        """The end of the upstream's body."""
+        if self.ended:
+            return RelayBatch(b"")
+        self.ended = True
+        if not self._finished:
+            return self._fail(BackendUnavailable("the upstream ended its answer before a finish reason"))
+        return RelayBatch(DONE, (ev.TurnCompleted(),), self._content)
+
+    def _look(self, frames: bytes) -> RelayBatch:
+        """Decodes every frame of this read."""
+        kept: list[bytes] = []
+        seen: list[ev.Event] = []
+        for frame in _split(frames):
+            events = SseReader().feed(frame)
+            if not events:  # a comment, or an event without data
+                kept.append(frame)
+                continue
+            data = events[0].data
+            if data == b"[DONE]":
+                end = self.close()
+                kept.append(end.data)
+                seen.extend(end.events)
+                break
+            chunk = _object(data)
+            error = chunk.get("error")
+            if error is not None:
+                self.ended = True
+                seen.append(ev.TurnFailed(parts.read_error(200, error).info()))
+                break
+            if not self._named:
+                self._learn_model(chunk, frame)
+            if self._read(chunk, seen):
+                kept.append(frame)
+        return RelayBatch(self._rename(b"".join(kept)), tuple(seen), self._content)
+
+    def _read(self, chunk: Object, seen: list[ev.Event]) -> bool:
+        """Notes what a chunk says; False for one that exists only because we asked the upstream for usage."""
+        usage, choices = chunk.get("usage"), chunk.get("choices")
+        if isinstance(usage, dict):
+            seen.append(ev.UsageReported(parts.read_usage(usage)))
+        if not isinstance(choices, list) or not choices:
+            return not isinstance(usage, dict) or self._request.include_usage
+        for choice in choices:
+            if not isinstance(choice, dict):
+                raise BackendProtocolError("upstream sent a choice that is not an object")
+            index, reason, delta = choice.get("index"), choice.get("finish_reason"), choice.get("delta")
+            if isinstance(delta, dict) and any(
+                delta.get(key) for key in ("content", "reasoning_content", "reasoning", "refusal", "tool_calls")
+            ):
+                self._content = True
+            if isinstance(reason, str):
+                number = index if isinstance(index, int) else 0
+                self._finished.add(number)
+                seen.append(ev.ChoiceDone(number, parts.FINISH_REASONS.get(reason, "stop")))
+        return True
+
+    def _learn_model(self, chunk: Object, frame: bytes) -> None:
+        """Finds how this upstream writes its model's name, once."""
+        self._named = True
+        model, asked = chunk.get("model"), self._request.model
+        if not isinstance(model, str) or asked is None or model == asked:
+            return
+        for match in _MODEL.finditer(frame):
+            if msgspec.json.decode(match.group(1)) == model:
+                ours = match.group(0)[: match.start(1) - match.start(0)] + msgspec.json.encode(asked)
+                self._model = (match.group(0), ours)
+                return
+
+    def _rename(self, frames: bytes) -> bytes:
+        return frames if self._model is None else frames.replace(*self._model)
+
+    def _fail(self, error: BackendUnavailable) -> RelayBatch:
+        return RelayBatch(b"", (ev.TurnFailed(error.info()),), self._content)
+
+
+def relay_body(body: bytes, request: Request) -> RelayBatch:
+    """A whole completion for the client: `model` respliced, every other byte of every value as it came."""
+    try:
+        members = _MEMBERS.decode(body)
+        chunk = _object(body)
+    except msgspec.DecodeError as error:
+        raise BackendProtocolError(f"upstream sent what is not a chat completion: {error}") from None
+    if chunk.get("error") is not None:
+        raise parts.read_error(200, chunk["error"])
+    choices = chunk.get("choices")
+    if not isinstance(choices, list):
+        raise BackendProtocolError("upstream sent JSON that is not a chat completion: it has no 'choices'")
+    seen: list[ev.Event] = []
+    for position, choice in enumerate(choices):
+        reason = choice.get("finish_reason") if isinstance(choice, dict) else None
+        seen.append(
+            ev.ChoiceDone(position, parts.FINISH_REASONS.get(reason, "stop") if isinstance(reason, str) else "stop")
+        )
+    usage = chunk.get("usage")
+    if isinstance(usage, dict):
+        seen.append(ev.UsageReported(parts.read_usage(usage)))
+    seen.append(ev.TurnCompleted())
+    if request.model is not None and chunk.get("model") != request.model:
+        members["model"] = msgspec.Raw(msgspec.json.encode(request.model))
+        body = msgspec.json.encode(members)
+    return RelayBatch(body, tuple(seen), True)
+
+
+def _split(frames: bytes) -> list[bytes]:
+    pieces = []
+    start = 0
+    for match in _FRAME_END.finditer(frames):
+        pieces.append(frames[start : match.end()])
+        start = match.end()
+    return pieces
+
+
+def _object(data: bytes) -> Object:
+    try:
+        value: Json = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BackendProtocolError(f"upstream sent what is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BackendProtocolError("upstream sent JSON that is not an object")
+    return value

@@ -1,0 +1,191 @@
+"""The upstream HTTP client behind one small interface: post, get, and an answer that is read in pieces.
+
+aiohttp does the protocol. Nothing above this module knows it, so the transport can be replaced without touching the layers
+above. Deadlines that would cost a timer per read (aiohttp's `sock_read`) are kept by one lazily re-armed timer per answer.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+import aiohttp
+from yarl import URL
+
+from trunkline.model.errors import BackendTimeout, BackendUnavailable
+
+END_GRACE_S = 1.0
+
+
+class Answer:
+    """An upstream's response. Read it with `read` or `chunks`, then `close` it: unread answers cost their connection."""
+
+    def __init__(self, response: aiohttp.ClientResponse, *, where: str, idle_timeout_s: float) -> None:
+        self._response = response
+        self._where = where
+        self._idle_timeout_s = idle_timeout_s
+        self.status = response.status
+
+    def header(self, name: str) -> str:
+        return self._response.headers.get(name, "")
+
+    def headers(self) -> Mapping[str, str]:
+        return self._response.headers
+
+    async def read(self) -> bytes:
+        """The whole body."""
+        return b"".join([chunk async for chunk in self.chunks()])
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """What each read brought. Raises BackendUnavailable when the connection breaks, BackendTimeout when it goes silent."""
+        content = self._response.content
+        watch = _IdleWatch(self._idle_timeout_s)
+        try:
+            while True:
+                watch.waiting = True
+                chunk = await content.readany()
+                watch.waiting = False
+                if not chunk:
+                    return
+                watch.reads += 1
+                yield chunk
+        except asyncio.CancelledError:
+            if not watch.caught():
+                raise
+            raise BackendTimeout(
+                f"{self._where} sent nothing for {self._idle_timeout_s:g} s in the middle of its answer"
+            ) from None
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise BackendUnavailable(f"{self._where} broke off its answer: {_reason(error)}") from None
+        finally:
+            watch.close()
+
+    async def finish(self) -> None:
+        """After the answer's own last event: reads the body's end, which is due at once, so that the connection is reused."""
+        try:
+            async with asyncio.timeout(END_GRACE_S):
+                while await self._response.content.readany():
+                    pass
+        except (TimeoutError, aiohttp.ClientError, ConnectionError):
+            pass
+        self._response.close()
+
+    def close(self) -> None:
+        """Gives the connection back if the body was read to its end, drops it otherwise: that stops the upstream's work."""
+        self._response.close()
+
+
+class _IdleWatch:
+    """Cancels the reading task when a read has waited for too long. One timer per answer, re-armed only when it fires.
+
+    Time in which nobody reads, because the client is slow, does not count.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self.reads = 0
+        self.waiting = False
+        self._seen = 0
+        self._timeout_s = timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._fired = False
+        self._handle = self._loop.call_later(timeout_s, self._check)
+
+    def _check(self) -> None:
+        if self.reads != self._seen or not self.waiting:
+            self._seen = self.reads
+            self._handle = self._loop.call_later(self._timeout_s, self._check)
+        elif self._task is not None:
+            self._fired = True
+            self._task.cancel()
+
+    def caught(self) -> bool:
+        """Whether the cancellation just caught was this watch's."""
+        if self._fired and self._task is not None:
+            self._fired = False
+            return self._task.uncancel() == 0
+        return False
+
+    def close(self) -> None:
+        self._handle.cancel()
+
+
+class Upstream:
+    """One server's connection pool."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        headers: Mapping[str, str],
+        connect_timeout_s: float,
+        first_byte_timeout_s: float,
+        idle_timeout_s: float,
+        max_connections: int,
+        trust_env: bool,
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._headers = {"Accept-Encoding": "identity", "User-Agent": "trunkline", **headers}
+        self._urls: dict[str, URL] = {}
+        self._connect_timeout_s = connect_timeout_s
+        self._first_byte_timeout_s = first_byte_timeout_s
+        self._idle_timeout_s = idle_timeout_s
+        self._max_connections = max_connections
+        self._trust_env = trust_env
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=30.0),
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=self._trust_env,
+        )
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def post(self, path: str, body: bytes, *, headers: Mapping[str, str]) -> Answer:
+        return await self._request("POST", path, body, headers)
+
+    async def get(self, path: str) -> Answer:
+        return await self._request("GET", path, None, {})
+
+    async def _request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
+        """Raises BackendUnavailable when nobody answers, BackendTimeout when the head does not come in time."""
+        url = self._urls.get(path)
+        if url is None:
+            url = self._urls[path] = URL(self.base_url + path)
+        try:
+            async with asyncio.timeout(self._first_byte_timeout_s):
+                try:
+                    response = await self._send(method, url, body, headers)
+                except (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError):
+                    # A pooled connection that the server had closed in the meantime looks like this; llama.cpp's server does
+                    # it under load. No byte of an answer has come, so one more try on a fresh connection is safe.
+                    response = await self._send(method, url, body, headers)
+        except aiohttp.ConnectionTimeoutError:
+            raise BackendUnavailable(
+                f"{self.base_url} did not accept a connection within {self._connect_timeout_s:g} s"
+            ) from None
+        except TimeoutError:
+            raise BackendTimeout(
+                f"{self.base_url} did not begin to answer within {self._first_byte_timeout_s:g} s"
+            ) from None
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise BackendUnavailable(f"cannot reach {self.base_url}: {_reason(error)}") from None
+        return Answer(response, where=self.base_url, idle_timeout_s=self._idle_timeout_s)
+
+    async def _send(
+        self, method: str, url: URL, body: bytes | None, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        if self._session is None:
+            raise BackendUnavailable(f"the connection pool of {self.base_url} is closed")
+        return await self._session.request(method, url, data=body, headers=headers, allow_redirects=False)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error.strerror or str(error.os_error) or "connection failed"
+    return str(error) or type(error).__name__

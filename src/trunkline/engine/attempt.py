@@ -1,0 +1,198 @@
+"""One backend trying to answer one call: opened, guarded, held until something can be said, released in the end.
+
+The guard is where backends are not trusted: their events walk the grammar, their time is limited, what they raise that is not
+typed is a bug and says nothing to the client. The slot is given back once, after the work behind it has stopped.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+
+from trunkline.engine.admission import Admission
+from trunkline.engine.call import Call
+from trunkline.engine.deadline import Deadline
+from trunkline.engine.stops import cut_at_stops
+from trunkline.model import events as ev
+from trunkline.model.errors import BackendProtocolError, InternalError, TrunklineError, TurnFailure
+from trunkline.model.grammar import Grammar
+from trunkline.ports.backend import Context, EventBatch, Relay, RelayAnswer, RelayBatch, stop
+from trunkline.routing.router import Route
+from trunkline.telemetry.outcome import NOTED
+
+CLOSE_TIMEOUT_S = 5.0
+logger = logging.getLogger("trunkline.engine")
+
+
+class Attempt:
+    """Owns the slot it was given; `aclose` is the only way out."""
+
+    def __init__(self, call: Call, route: Route, context: Context, admission: Admission, *, timeout_s: float) -> None:
+        self._call = call
+        self._route = route
+        self._context = context
+        self._admission = admission
+        self._deadline = Deadline(timeout_s, what=f"backend {route.backend_name!r}")
+        self._relay: AsyncIterator[RelayBatch] | None = None
+        self._events: AsyncIterator[EventBatch] | None = None
+        self._held_relay: list[RelayBatch] = []
+        self._held_events: list[EventBatch] = []
+        self._closed = False
+        self.headers: Mapping[str, str] = {}
+
+    @property
+    def relayed(self) -> bool:
+        return self._relay is not None
+
+    async def begin(self, *, may_relay: bool) -> None:
+        """Opens the backend and reads until the first content or the end. Raises, with the slot released, if it fails before."""
+        try:
+            await self._open(may_relay=may_relay)
+            if self._relay is not None:
+                await self._hold_relay(self._relay)
+            elif self._events is not None:
+                await self._hold_events(self._events)
+        except TrunklineError:
+            await self.aclose()
+            raise
+        except Exception as error:
+            await self.aclose()
+            raise self._bug(error) from error
+        except BaseException:  # cancelled: the client left or the server stops
+            await self.aclose()
+            raise
+
+    async def _open(self, *, may_relay: bool) -> None:
+        backend, request = self._route.backend, self._call.request
+        if may_relay and isinstance(backend, Relay) and backend.relay_dialect == self._call.dialect:
+            opened = await self._deadline.wait(backend.relay(request, self._context))
+            if isinstance(opened, RelayAnswer):
+                self._relay, self.headers = opened.batches, opened.headers
+                self._call.outcome.relayed = True
+                return
+            events = opened
+        else:
+            events = backend.open(request, self._context)
+        self._events = self._guard(events)
+        if request.stop and not backend.capabilities.applies_stop:
+            self._events = cut_at_stops(self._events, request.stop, choices=request.n)
+
+    async def _hold_relay(self, batches: AsyncIterator[RelayBatch]) -> None:
+        while True:
+            batch = await self._deadline.next(batches)
+            if batch is None:
+                raise BackendProtocolError(f"backend {self._route.backend_name!r} ended its answer without a word")
+            if not batch.content:
+                _raise_failure(batch.events)
+            self._note(batch.events)
+            self._held_relay.append(batch)
+            if batch.content or any(isinstance(event, ev.TERMINALS) for event in batch.events):
+                self._first_content()
+                return
+
+    async def _hold_events(self, batches: AsyncIterator[EventBatch]) -> None:
+        while True:
+            batch = await self._deadline.next(batches)
+            if batch is None:
+                raise BackendProtocolError(
+                    f"backend {self._route.backend_name!r} ended its answer without a terminal event"
+                )
+            content = any(isinstance(event, ev.CONTENT) for event in batch)
+            if not content:
+                _raise_failure(batch)
+            self._note(batch)
+            self._held_events.append(batch)
+            if content or any(isinstance(event, ev.TERMINALS) for event in batch):
+                self._first_content()
+                return
+
+    async def relay_batches(self) -> AsyncIterator[RelayBatch]:
+        """Bytes for the client. A failure is a last batch with TurnFailed and no bytes."""
+        assert self._relay is not None
+        held, self._held_relay = self._held_relay, []
+        for batch in held:
+            yield batch
+        try:
+            while (batch := await self._deadline.next(self._relay)) is not None:
+                if batch.events:
+                    self._note(batch.events)
+                yield batch
+        except TrunklineError as error:
+            yield RelayBatch(b"", (self._failed(error),))
+        except Exception as error:
+            yield RelayBatch(b"", (self._failed(self._bug(error)),))
+
+    async def event_batches(self) -> AsyncIterator[EventBatch]:
+        """Events up to the one terminal event."""
+        assert self._events is not None
+        held, self._held_events = self._held_events, []
+        for batch in held:
+            yield batch
+        try:
+            while (batch := await self._deadline.next(self._events)) is not None:
+                self._note(batch)
+                yield batch
+        except TrunklineError as error:
+            yield (self._failed(error),)
+        except Exception as error:
+            yield (self._failed(self._bug(error)),)
+
+    async def aclose(self) -> None:
+        """Stops the backend's work and gives the slot back."""
+        if self._closed:
+            return
+        self._closed = True
+        self._deadline.cancel()
+        try:
+            source = self._relay or self._events
+            if source is not None:
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await stop(source)
+        except TimeoutError:
+            logger.error(
+                "backend %s did not stop within %g s of being told to", self._route.backend_name, CLOSE_TIMEOUT_S
+            )
+        except Exception as error:
+            logger.error("backend %s failed while it was stopped", self._route.backend_name, exc_info=error)
+        finally:
+            self._admission.release()
+
+    async def _guard(self, batches: AsyncIterator[EventBatch]) -> AsyncIterator[EventBatch]:
+        grammar = Grammar()
+        check = grammar.feed
+        try:
+            async for batch in batches:
+                for event in batch:
+                    check(event)
+                if batch:
+                    yield batch
+                if grammar.ended:
+                    return
+        finally:
+            await stop(batches)
+        raise BackendProtocolError(f"backend {self._route.backend_name!r} ended its answer without a terminal event")
+
+    def _note(self, batch: EventBatch) -> None:
+        outcome = self._call.outcome
+        for event in batch:
+            if type(event) in NOTED:
+                outcome.note(event)
+
+    def _first_content(self) -> None:
+        self._call.outcome.first_content_s = self._context.clock.monotonic_s()
+
+    def _failed(self, error: TrunklineError) -> ev.TurnFailed:
+        failed = ev.TurnFailed(error.info())
+        self._call.outcome.note(failed)
+        return failed
+
+    def _bug(self, error: Exception) -> InternalError:
+        logger.error(
+            "backend %s raised, request %s", self._route.backend_name, self._context.request_id, exc_info=error
+        )
+        return InternalError(request_id=self._context.request_id)
+
+
+def _raise_failure(batch: EventBatch) -> None:
+    for event in batch:
+        if isinstance(event, ev.TurnFailed):
+            raise TurnFailure(event.error)

@@ -1,0 +1,1 @@
+"""HTTP: surfaces, middleware, streaming. The only layer that knows ASGI and Starlette."""

@@ -1,0 +1,170 @@
+"""One call answered over HTTP, streamed or whole, relayed or encoded: the same for every surface.
+
+What can go wrong has three places. Before the head is out, an error is a status and an envelope. In the stream, it is an error
+frame of the dialect and the end. And a client that has left stops the backend and is told nothing.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from starlette.types import Receive, Send
+
+from trunkline.dialects.codec import Encoder, SurfaceCodec
+from trunkline.engine.call import Call
+from trunkline.engine.gateway import Answer, Gateway
+from trunkline.model import events as ev
+from trunkline.model.errors import BackendUnavailable, InternalError, TrunklineError, TurnFailure
+from trunkline.model.turn import Fold
+from trunkline.server.disconnect import DisconnectWatch
+from trunkline.server.errors import send_error
+from trunkline.server.exchange import Exchange, Header
+from trunkline.server.json_response import send_json
+from trunkline.server.sse import SseStream
+
+logger = logging.getLogger("trunkline.server")
+
+
+class Answerer:
+    """Answers calls of one surface."""
+
+    def __init__(self, gateway: Gateway, codec: SurfaceCodec, *, keepalive_s: float) -> None:
+        self._gateway = gateway
+        self._codec = codec
+        self._keepalive_s = keepalive_s
+
+    async def respond(self, call: Call, exchange: Exchange, receive: Receive, send: Send) -> None:
+        """Sends the whole response. Typed errors before the head are rendered here too."""
+        exchange.outcome.model = call.request.model
+        exchange.outcome.stream = call.request.stream
+        async with DisconnectWatch(receive) as watch:
+            try:
+                if call.request.stream:
+                    await self._stream(call, exchange, watch, send)
+                else:
+                    await self._whole(call, exchange, watch, send)
+            except asyncio.CancelledError:
+                if not watch.caught():
+                    raise
+                exchange.outcome.error_code = "client_disconnected"
+
+    async def _whole(self, call: Call, exchange: Exchange, watch: DisconnectWatch, send: Send) -> None:
+        try:
+            answer = await self._gateway.answer(call)
+            try:
+                body = await (self._relay_whole(answer) if answer.relayed else self._fold(answer, call))
+            finally:
+                await answer.aclose()
+        except TrunklineError as error:
+            watch.close()
+            await send_error(error, exchange, self._codec, send)
+            return
+        watch.close()
+        await send_json(body, send, headers=_answer_headers(call, answer))
+
+    async def _relay_whole(self, answer: Answer) -> bytes:
+        pieces = []
+        async for batch in answer.relay_batches():
+            for event in batch.events:
+                if isinstance(event, ev.TurnFailed):
+                    raise TurnFailure(event.error)
+            pieces.append(batch.data)
+        return b"".join(pieces)
+
+    async def _fold(self, answer: Answer, call: Call) -> bytes:
+        folding = Fold()
+        async for batch in answer.event_batches():
+            for event in batch:
+                folding.feed(event)
+        turn = folding.turn()
+        if isinstance(turn.terminal, ev.TurnFailed):
+            raise TurnFailure(turn.terminal.error)
+        if isinstance(turn.terminal, ev.TurnCancelled):
+            raise BackendUnavailable("the answer was cancelled", code="cancelled")
+        return self._codec.encode_turn(turn, call.request)
+
+    async def _stream(self, call: Call, exchange: Exchange, watch: DisconnectWatch, send: Send) -> None:
+        encoder = self._codec.encoder(call.request)
+        stream = SseStream(send, keepalive_s=self._keepalive_s, head=lambda: _answer_headers(call, answer))
+        answer: Answer | None = None
+        try:
+            answer = await self._gateway.answer(call)
+            if answer.relayed:
+                await self._relay_stream(answer, stream, encoder, watch)
+            else:
+                await self._encode_stream(answer, stream, encoder, watch)
+        except TrunklineError as error:
+            await self._fail(error, stream, encoder, exchange, watch, send)
+        except asyncio.CancelledError:
+            if (
+                not watch.gone and stream.begun
+            ):  # the server is stopping: the client learns that this is not the whole answer
+                leaving = BackendUnavailable("the server is shutting down", code="server_shutting_down")
+                await stream.end(encoder.feed(ev.TurnFailed(leaving.info())))
+            raise
+        except Exception as error:
+            logger.error("answering failed, request %s", exchange.request_id, exc_info=error)
+            await self._fail(InternalError(request_id=exchange.request_id), stream, encoder, exchange, watch, send)
+        finally:
+            stream.close()
+            if answer is not None:
+                await answer.aclose()
+
+    async def _relay_stream(self, answer: Answer, stream: SseStream, encoder: Encoder, watch: DisconnectWatch) -> None:
+        async for batch in answer.relay_batches():
+            if not batch.events:
+                await stream.write(batch.data)
+                continue
+            end = next((event for event in batch.events if isinstance(event, ev.TERMINALS)), None)
+            if end is None:
+                await stream.write(batch.data)
+                continue
+            watch.close()
+            await stream.end(batch.data + (encoder.feed(end) if isinstance(end, ev.TurnFailed) else b""))
+            return
+
+    async def _encode_stream(self, answer: Answer, stream: SseStream, encoder: Encoder, watch: DisconnectWatch) -> None:
+        feed = encoder.feed
+        async for batch in answer.event_batches():
+            data = feed(batch[0]) if len(batch) == 1 else b"".join([feed(event) for event in batch])
+            if isinstance(batch[-1], ev.TERMINALS):
+                watch.close()
+                await stream.end(data)
+                return
+            if data:
+                await stream.write(data)
+
+    async def _fail(
+        self,
+        error: TrunklineError,
+        stream: SseStream,
+        encoder: Encoder,
+        exchange: Exchange,
+        watch: DisconnectWatch,
+        send: Send,
+    ) -> None:
+        """An error while answering a stream: a status if nothing has been sent, an error frame otherwise."""
+        watch.close()
+        failed = ev.TurnFailed(error.info())
+        exchange.outcome.note(failed)
+        if stream.begun:
+            await stream.end(encoder.feed(failed))
+        else:
+            stream.close()
+            await send_error(error, exchange, self._codec, send)
+
+
+def _answer_headers(call: Call, answer: Answer | None) -> Sequence[Header]:
+    """Who answered and what was ignored, as far as it is decided."""
+    outcome = call.outcome
+    headers: list[Header] = []
+    if outcome.route is not None:
+        headers.append((b"x-trunkline-route", outcome.route.encode("latin-1", "replace")))
+    if outcome.ignored:
+        headers.append((b"x-trunkline-ignored", ", ".join(outcome.ignored).encode("latin-1", "replace")))
+    if answer is not None:
+        headers.extend(
+            (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
+            for name, value in answer.headers.items()
+        )
+    return headers

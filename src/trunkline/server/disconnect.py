@@ -1,0 +1,49 @@
+"""Noticing that the client has left while its answer is being made.
+
+A task waits for the server's disconnect message and cancels the answering task, so that whatever it awaits, the backend above
+all, stops at once. The one who watches takes the cancellation back with `caught`.
+"""
+
+import asyncio
+from types import TracebackType
+
+from starlette.types import Receive
+
+
+class DisconnectWatch:
+    """Use as an async context manager around the work; `gone` tells afterwards."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._watcher: asyncio.Task[None] | None = None
+        self._worker: asyncio.Task[object] | None = None
+        self.gone = False
+
+    async def __aenter__(self) -> "DisconnectWatch":
+        self._worker = asyncio.current_task()
+        self._watcher = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops watching: a client that leaves from now on is no longer an interruption."""
+        self._worker = None
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
+
+    def caught(self) -> bool:
+        """Whether the cancellation just caught means that the client left; takes it back if so."""
+        worker = asyncio.current_task()
+        return self.gone and worker is not None and worker.uncancel() == 0
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self._worker is not None:
+            self.gone = True
+            self._worker.cancel()

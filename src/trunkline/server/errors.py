@@ -1,0 +1,29 @@
+"""Errors as responses, for every route and every way to fail."""
+
+import math
+from typing import Protocol
+
+from starlette.types import Send
+
+from trunkline.model.errors import AuthenticationError, ErrorInfo, MethodNotAllowed, TrunklineError
+from trunkline.server.exchange import Exchange, Header
+from trunkline.server.json_response import send_json
+
+
+class ErrorEncoder(Protocol):
+    """The part of a surface codec that writes its error envelope."""
+
+    def encode_error(self, error: ErrorInfo) -> bytes: ...
+
+
+async def send_error(error: TrunklineError, exchange: Exchange, encoder: ErrorEncoder, send: Send) -> None:
+    """The error's status, its own headers and its envelope."""
+    headers: list[Header] = []
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()))
+    if isinstance(error, AuthenticationError):
+        headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", ", ".join(error.allow).encode()))
+    exchange.outcome.error_code = error.code or error.type
+    await send_json(encoder.encode_error(error.info()), send, status=error.status, headers=headers)

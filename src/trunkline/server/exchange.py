@@ -1,0 +1,40 @@
+"""One HTTP exchange: what the middleware layers and the surface share about it.
+
+It travels in the ASGI scope. Response headers are collected here and added once, where the head is sent, so that no layer
+but the outermost has to wrap `send`: a wrapper costs a call per streamed event.
+"""
+
+from starlette.types import Scope
+
+from trunkline.telemetry.outcome import Outcome
+
+KEY = "trunkline.exchange"
+Header = tuple[bytes, bytes]
+
+
+class Exchange:
+    """Mutable on purpose: one per request."""
+
+    __slots__ = ("headers", "outcome", "request_id", "started_s", "status", "tenant")
+
+    def __init__(self, *, request_id: str, started_s: float) -> None:
+        self.request_id = request_id
+        self.started_s = started_s  # monotonic clock
+        self.headers: list[Header] = []
+        self.outcome = Outcome()
+        self.status = 0  # of the head that was sent; 0 before
+        self.tenant = "default"
+
+
+def exchange_of(scope: Scope) -> Exchange:
+    exchange = scope[KEY]
+    assert isinstance(exchange, Exchange)
+    return exchange
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The first header of that (lower-case) name."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return None

@@ -1,0 +1,1 @@
+"""What happens to every request: identity, log line, origin check, authentication. Pure ASGI, each one thing."""

@@ -1,0 +1,76 @@
+"""Writing one stream of server-sent events: the head, the frames, comments while it is silent.
+
+One timer per stream, re-armed only when it fires, does two things. It sends the head after a second if the backend has not
+begun by then (DESIGN: the response head waits for the first event, a failure, or one second), and it sends a comment whenever
+nothing was written for the keepalive time. Writes are whole frames, so a comment never lands inside one.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from starlette.types import Send
+
+from trunkline.server.exchange import Header
+from trunkline.wire.sse import KEEPALIVE
+
+HEAD_WAIT_S = 1.0
+_HEAD: list[Header] = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache"),
+    # nginx and its kin buffer responses unless told not to; a stream must reach the client as it is made.
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class SseStream:
+    """The client's side of one streamed answer. `close` must be called; it stops the timer."""
+
+    def __init__(self, send: Send, *, keepalive_s: float, head: Callable[[], Sequence[Header]]) -> None:
+        self._send = send
+        self._keepalive_s = keepalive_s
+        self._extra_head = head
+        self._loop = asyncio.get_running_loop()
+        self._writes = 0
+        self._seen = 0
+        self._aside: asyncio.Task[None] | None = None
+        self._closed = False
+        self.begun = False
+        self._timer = self._loop.call_later(HEAD_WAIT_S, self._tick)
+
+    async def write(self, data: bytes) -> None:
+        if not self.begun:
+            await self._begin()
+        self._writes += 1
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes) -> None:
+        """The last frames and the end of the body."""
+        if not self.begun:
+            await self._begin()
+        self.close()
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    def close(self) -> None:
+        self._closed = True
+        self._timer.cancel()
+        if self._aside is not None:
+            self._aside.cancel()
+            self._aside = None
+
+    async def _begin(self) -> None:
+        self.begun = True
+        await self._send({"type": "http.response.start", "status": 200, "headers": [*_HEAD, *self._extra_head()]})
+
+    def _tick(self) -> None:
+        if self._closed:
+            return
+        if self._aside is None or self._aside.done():
+            if not self.begun:
+                self._aside = asyncio.create_task(self._begin())
+            elif self._writes == self._seen:
+                self._aside = asyncio.create_task(self._send_keepalive())
+        self._seen = self._writes
+        self._timer = self._loop.call_later(self._keepalive_s, self._tick)
+
+    async def _send_keepalive(self) -> None:
+        await self._send({"type": "http.response.body", "body": KEEPALIVE, "more_body": True})

@@ -1,0 +1,54 @@
+"""GET /v1/models and /v1/models/{id}: what a client may ask for."""
+
+import msgspec
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from trunkline.model.errors import ModelNotFound
+from trunkline.ports.backend import ModelInfo
+from trunkline.server.json_response import send_json
+from trunkline.server.runtime import Runtime
+
+
+class ListModels:
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        models = await self._runtime.router.models()
+        body = {"object": "list", "data": [_model(info) for info in models]}
+        await send_json(msgspec.json.encode(body), send)
+
+
+class RetrieveModel:
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = scope["path_params"]["model"]
+        models = await self._runtime.router.models()
+        for info in models:
+            if info.id == asked:
+                await send_json(msgspec.json.encode(_model(info)), send)
+                return
+        listed = ", ".join(repr(info.id) for info in models) or "none"
+        raise ModelNotFound(f"unknown model {asked[:200]!r}; configured: {listed}", param="model")
+
+
+def _model(info: ModelInfo) -> dict[str, object]:
+    written: dict[str, object] = {
+        "id": info.id,
+        "object": "model",
+        "created": info.created_at,
+        "owned_by": info.owned_by,
+    }
+    if info.context_tokens is not None:
+        written["context_window"] = info.context_tokens
+    return written
+
+
+def routes(runtime: Runtime) -> list[BaseRoute]:
+    return [
+        Route("/v1/models", ListModels(runtime), methods=["GET"]),
+        Route("/v1/models/{model:path}", RetrieveModel(runtime), methods=["GET"]),
+    ]

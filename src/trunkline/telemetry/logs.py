@@ -1,0 +1,100 @@
+"""Logs: an event's name and its fields, one line each (logfmt), to standard error.
+
+The access log is one line per request and is on the hot path, so its lines are collected and written together a fifth of a
+second later, or when 64 KB have gathered, and at the latest when the server closes. Everything else goes through `logging`.
+"""
+
+import asyncio
+import logging
+import os
+from datetime import UTC, datetime
+from typing import TextIO
+
+import msgspec
+
+FLUSH_S = 0.2
+FLUSH_BYTES = 65_536
+
+FieldValue = str | int | float | bool | None
+
+
+def logfmt(event: str, fields: dict[str, FieldValue], *, at_s: float) -> str:
+    """One line. Absent (None) fields are left out; texts are quoted where they need it."""
+    stamp = datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
+    written = " ".join([f"{key}={_value(value)}" for key, value in fields.items() if value is not None])
+    return f"{stamp}Z {event} {written}\n"
+
+
+def _value(value: FieldValue) -> str:
+    if type(value) is str:
+        if (
+            value.isascii()
+            and value.replace("-", "").replace("_", "").replace(".", "").replace("/", "").replace(":", "").isalnum()
+        ):
+            return value
+        # Lone surrogates can come out of percent-decoding; they must not break a log line.
+        return msgspec.json.encode(value.encode("utf-8", "backslashreplace").decode()).decode()
+    if type(value) is float:
+        return f"{value:.3f}"
+    return str(value).lower() if type(value) is bool else str(value)
+
+
+class AccessLog:
+    """Collects lines and writes them in batches. `close` writes what is left."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lines: list[str] = []
+        self._size = 0
+        self._flush_at: asyncio.TimerHandle | None = None
+
+    def write(self, line: str) -> None:
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size >= FLUSH_BYTES:
+            self.flush()
+        elif self._flush_at is None:
+            self._flush_at = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+
+    def flush(self) -> None:
+        if self._flush_at is not None:
+            self._flush_at.cancel()
+            self._flush_at = None
+        lines, self._lines, self._size = self._lines, [], 0
+        if lines:
+            try:
+                self._stream.write("".join(lines))
+                self._stream.flush()
+            except (OSError, ValueError):
+                # Nobody reads standard error any more; a request must not fail for that.
+                self._stream = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the log
+
+    def close(self) -> None:
+        self.flush()
+
+
+class LogfmtFormatter(logging.Formatter):
+    """`logging` records in the same shape as access lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, FieldValue] = {"level": record.levelname.lower(), "message": record.getMessage()}
+        line = logfmt(record.name, fields, at_s=record.created).rstrip("\n")
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def configure_logging(level: str, stream: TextIO) -> None:
+    """Sends the loggers of trunkline and of its server library to `stream`."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(LogfmtFormatter())
+    for name, least in (
+        ("trunkline", level),
+        ("uvicorn", "warning" if level == "info" else level),
+        ("aiohttp", "warning"),
+        ("asyncio", "warning"),
+    ):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.setLevel(least.upper())

@@ -1,0 +1,53 @@
+"""What became of one call, filled in as it happens, read once by the access log and the usage meter."""
+
+from trunkline.model import events as ev
+from trunkline.model.usage import Usage
+
+
+class Outcome:
+    """Mutable on purpose: one per call, written by the engine, read when the response has ended."""
+
+    __slots__ = (
+        "backend",
+        "error_code",
+        "finish_reason",
+        "first_content_s",
+        "ignored",
+        "model",
+        "relayed",
+        "route",
+        "stream",
+        "usage",
+    )
+
+    def __init__(self) -> None:
+        self.model: str | None = None
+        self.backend: str | None = None
+        self.route: str | None = None  # set once no other backend can take the call over
+        self.ignored: tuple[str, ...] = ()
+        self.stream = False
+        self.relayed = False
+        self.first_content_s: float | None = None  # monotonic clock
+        self.usage: Usage | None = None
+        self.finish_reason: str | None = None
+        self.error_code: str | None = None
+
+    def note(self, event: ev.Event) -> None:
+        """Keeps what the log wants of an event."""
+        match event:
+            case ev.UsageReported():
+                self.usage = event.usage
+            case ev.ChoiceDone():
+                self.finish_reason = event.finish_reason
+            case ev.TurnFailed():
+                self.error_code = event.error.code or event.error.type
+            case ev.TurnIncomplete():
+                self.finish_reason = self.finish_reason or event.reason
+            case ev.TurnCancelled():
+                self.error_code = "cancelled"
+            case _:
+                pass
+
+
+NOTED = (ev.UsageReported, ev.ChoiceDone, *ev.TERMINALS)
+"""Event types `note` looks at; the hot path asks this before it calls."""
