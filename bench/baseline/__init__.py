@@ -1,0 +1,1 @@
+"""What trunkline is measured against in the same run."""

@@ -1,0 +1,161 @@
+"""What is measured, as data: the cases, what drives each, and which servers each is asked of.
+
+A new case is an entry of CASES, and where it needs a server's configuration of its own, a file bench/<name>.toml.
+Streams last as long as the window that they are measured in, so that each pays for being opened once, as in use.
+"""
+
+from typing import Literal
+
+import msgspec
+
+Target = Literal["direct", "nginx", "bare", "trunkline"]
+Kind = Literal["cpu", "memory", "latency", "start"]
+
+TARGETS: dict[Target, str] = {
+    "direct": "the mock itself",
+    "nginx": "nginx `proxy_pass`",
+    "bare": "bare uvicorn + Starlette + aiohttp",
+    "trunkline": "trunkline",
+}
+RELAYS: tuple[Target, ...] = ("direct", "nginx", "bare", "trunkline")
+ANSWERERS: tuple[Target, ...] = ("bare", "trunkline")
+
+
+class Pacing(msgspec.Struct, frozen=True):
+    """How the mock upstream streams: `events` in all, `per_write` of them every `interval_ms`."""
+
+    events: int
+    interval_ms: int
+    per_write: int = 1
+
+    @property
+    def seconds(self) -> float:
+        return self.events * self.interval_ms / self.per_write / 1000
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing to measure.
+
+    Attributes:
+        title: the row of the table.
+        unit: what one unit of work is.
+        config: bench/<config>.toml, and the part that bench/baseline/bare.py plays.
+        targets: the servers that it is asked of.
+        kind: which figure: CPU time per unit, memory per connection, latency of the first event, or time to start.
+        body: bench/bodies/<body>.json.
+        connections: how many work at once.
+        pacing: of the mock upstream; None: there is none.
+        window_s: how long is measured, after `warm_s`; None: as long as the mock streams.
+        quick: whether a quick run measures it.
+    """
+
+    title: str
+    unit: str = "event"
+    config: str = "relay"
+    targets: tuple[Target, ...] = RELAYS
+    kind: Kind = "cpu"
+    body: str = "stream"
+    connections: int = 200
+    pacing: Pacing | None = None
+    warm_s: float = 1.0
+    window_s: float | None = None
+    quick: bool = False
+
+    @property
+    def streamed(self) -> bool:
+        return self.body.endswith("stream")
+
+    @property
+    def measured_s(self) -> float:
+        return self.window_s or (self.pacing.seconds if self.pacing else 4.0)
+
+
+CASES: dict[str, Case] = {
+    "request": Case(
+        title="relayed request, 16 connections",
+        unit="request",
+        body="request",
+        connections=16,
+        pacing=Pacing(events=0, interval_ms=0),
+        window_s=3.0,
+        quick=True,
+    ),
+    "stream": Case(
+        title="relayed event, 200 streams × 50/s",
+        pacing=Pacing(events=200, interval_ms=20),
+        quick=True,
+    ),
+    "burst": Case(
+        title="the same, 8 events per upstream write",
+        pacing=Pacing(events=200, interval_ms=160, per_write=8),
+    ),
+    "stream20": Case(
+        title="relayed event, 20 streams × 50/s",
+        connections=20,
+        pacing=Pacing(events=200, interval_ms=20),
+    ),
+    "first": Case(
+        title="first event, 20 streams of 5 events",
+        kind="latency",
+        connections=20,
+        pacing=Pacing(events=5, interval_ms=20),
+        window_s=4.0,
+    ),
+    "idle500": Case(
+        title="open stream, 500 idle",
+        unit="stream",
+        kind="memory",
+        targets=("nginx", "bare", "trunkline"),
+        connections=500,
+        pacing=Pacing(events=1000, interval_ms=3000),
+        warm_s=1.5,
+        window_s=0.5,
+    ),
+    "idle2000": Case(
+        title="open stream, 2,000 idle",
+        unit="stream",
+        kind="memory",
+        targets=("nginx", "bare", "trunkline"),
+        connections=2000,
+        pacing=Pacing(events=1000, interval_ms=3000),
+        warm_s=2.0,
+        window_s=0.5,
+    ),
+    "scripted": Case(
+        title="scripted request, 16 connections",
+        unit="request",
+        config="scripted",
+        targets=ANSWERERS,
+        body="request",
+        connections=16,
+        window_s=3.0,
+    ),
+    "scripted-stream": Case(
+        title="scripted event, unpaced, 16 streams of 200",
+        config="scripted",
+        targets=ANSWERERS,
+        body="words_stream",
+        connections=16,
+        window_s=3.0,
+    ),
+    "scripted-paced": Case(
+        title="scripted event, 200 streams × 50/s",
+        config="scripted_paced",
+        targets=ANSWERERS,
+        body="words_stream",
+    ),
+    "agent": Case(
+        title="agent event, 200 streams × 50/s",
+        config="agent",
+        targets=ANSWERERS,
+    ),
+    "start": Case(
+        title="process start to first answer",
+        unit="start",
+        config="scripted",
+        targets=ANSWERERS,
+        kind="start",
+        body="request",
+        quick=True,
+    ),
+}

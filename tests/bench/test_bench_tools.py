@@ -1,0 +1,201 @@
+"""The benchmark's own parts: what it reads of /proc, what it prints, that it runs end to end. Nothing here is timed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench import processes
+from bench.cases import CASES, TARGETS, Case, Pacing, Target
+from bench.native_tools import BenchError, build_tools, find_compiler
+from bench.run import Run, added_latency, drive, quick
+from bench.servers import BENCH, Setting, default_launcher, running_mock
+from bench.table import Figure, render
+
+STAT = (
+    "{pid} ({name}) S {parent} 7 7 0 -1 4194560 9 9 9 9 {user} {system} 90 91 20 0 1 0 5 1000 200 18446744073709551615"
+)
+
+needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="NO C COMPILER: the benchmark itself is not tested")
+
+
+def figure(target: Target, value: float, *, measure: str = "event", unit: str = "µs CPU", run: int = 0) -> Figure:
+    return Figure(measure=measure, unit=unit, target=target, value=value, run=run)
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    return Setting(build_tools(), processes.choose_cores(), tmp_path, default_launcher(), None)
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    """A /proc with 10 → 11 → 12, and 13 that is nobody's business."""
+    for pid, parent, name in ((10, 1, "server"), (11, 10, "worker (1) S 1"), (12, 11, "a b"), (13, 1, "other")):
+        folder = tmp_path / str(pid)
+        folder.mkdir()
+        (folder / "stat").write_text(STAT.format(pid=pid, name=name, parent=parent, user=pid * 100, system=pid))
+        (folder / "statm").write_text("1000 20 3 1 0 50 0")
+    (tmp_path / "self").mkdir()
+    return tmp_path
+
+
+def test_stat_is_read_whatever_the_process_is_called() -> None:
+    text = STAT.format(pid=7, name="x) R 9 (y", parent=3, user=41, system=17)
+    assert processes.parse_stat(text) == processes.Stat(parent=3, user_ticks=41, system_ticks=17)
+
+
+def test_cpu_time_and_memory_are_those_of_the_process_and_all_that_it_started(proc: Path) -> None:
+    pids = processes.descendants(10, proc=proc)
+    assert sorted(pids) == [10, 11, 12]
+    cpu = processes.cpu_time(pids, proc=proc)
+    assert cpu.user_s == pytest.approx(3300 * processes.TICK_S)
+    assert cpu.system_s == pytest.approx(33 * processes.TICK_S)
+    assert cpu.since(processes.CpuTime(1.0, 0.0)).total_s == pytest.approx(3333 * processes.TICK_S - 1.0)
+    assert processes.resident_bytes(pids, proc=proc) == 3 * 20 * processes.PAGE_BYTES
+
+
+def test_a_process_that_has_ended_counts_as_nothing(proc: Path) -> None:
+    assert processes.cpu_time([99], proc=proc).total_s == 0
+    assert processes.resident_bytes([99], proc=proc) == 0
+
+
+def test_the_kernels_own_proc_is_read() -> None:
+    pids = processes.descendants(os.getpid())
+    assert pids[0] == os.getpid()
+    assert processes.cpu_time(pids).total_s > 0
+    assert processes.resident_bytes(pids) > 1_000_000
+
+
+def test_what_is_started_runs_on_its_core_and_ours_are_given_back(tmp_path: Path) -> None:
+    ours = os.sched_getaffinity(0)
+    core = processes.choose_cores().server
+    told = "import os; print(sorted(os.sched_getaffinity(0)))"
+    process = processes.start([sys.executable, "-c", told], core=core, folder=tmp_path)
+    try:
+        assert process.communicate()[0].strip() == f"[{core}]"
+    finally:
+        processes.stop(process)
+    assert os.sched_getaffinity(0) == ours
+
+
+def test_stopping_ends_what_the_process_started_too(tmp_path: Path) -> None:
+    """The child outlives its parent's SIGTERM, and is ended all the same: its end closes the pipe that it holds."""
+    script = "sleep 600 & echo started; wait"
+    process = processes.start(["sh", "-c", script], core=processes.choose_cores().load, folder=tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    held = os.fdopen(os.dup(process.stdout.fileno()))
+    processes.stop(process)
+    assert held.read() == ""
+    held.close()
+
+
+def test_the_table_has_medians_ranges_and_one_ratio() -> None:
+    figures = [figure("trunkline", value, run=run) for run, value in enumerate((64.0, 50.0, 62.0))]
+    figures += [figure("bare", 31.0), figure("nginx", 15.26), figure("bare", 1234.5, measure="memory", unit="KB")]
+    assert render(figures).splitlines() == [
+        "| measure | unit | nginx `proxy_pass` | bare uvicorn + Starlette + aiohttp | trunkline | trunkline ÷ bare |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| event | µs CPU | 15.3 | 31.0 | 62.0 (50.0–64.0) | 2.00 |",
+        "| memory | KB |  | 1,234 |  |  |",
+    ]
+
+
+def test_the_table_has_no_ratio_where_one_side_was_not_measured() -> None:
+    assert "÷" not in render([figure("bare", 31.0)])
+
+
+def test_added_latency_is_what_is_above_the_mocks_own() -> None:
+    measured = [
+        figure("direct", 0.1, unit="ms"),
+        figure("direct", 0.3, unit="ms", run=1),
+        figure("trunkline", 1.2, unit="ms"),
+    ]
+    added = added_latency([*measured, figure("trunkline", 5.0, measure="other")])
+    assert [(f.target, f.measure) for f in added] == [("trunkline", "added to the event")]
+    assert added[0].value == pytest.approx(1.0)
+
+
+def test_every_case_has_the_files_that_it_names() -> None:
+    for name, case in CASES.items():
+        assert (BENCH / "bodies" / f"{case.body}.json").is_file(), name
+        assert (BENCH / f"{case.config}.toml").is_file(), name
+        assert set(case.targets) <= set(TARGETS), name
+        assert bool(case.pacing) == (case.config == "relay"), name
+        assert quick(case).measured_s <= case.measured_s, name
+
+
+def test_without_a_compiler_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.raises(BenchError, match="apt install gcc"):
+        build_tools(tmp_path / "build")
+
+
+@needs_compiler
+def test_lost_events_are_no_figure(setting: Setting) -> None:
+    case = Case(title="lossy", connections=2, pacing=Pacing(events=6, interval_ms=1), warm_s=0.0, window_s=0.2)
+    with running_mock(setting, Pacing(events=5, interval_ms=1)) as mock, pytest.raises(BenchError, match="events lost"):
+        drive(setting, mock, case=case)
+
+
+@needs_compiler
+def test_a_refused_request_is_no_figure(setting: Setting, tmp_path: Path) -> None:
+    refused = tmp_path / "refuse.toml"
+    refused.write_text((BENCH / "scripted.toml").read_text().replace("sk-test", "sk-other"))
+    case = Case(title="refused", config=str(refused.with_suffix("")), targets=("trunkline",), window_s=0.1)
+    run = Run(setting, open_files=10_000)
+    run.measure("refused", case, target="trunkline", run=0)
+    assert run.figures == []
+    assert "answered 401" in run.problems[0]
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["scripted", "scripted-stream"])
+def test_a_case_runs_end_to_end(setting: Setting, name: str) -> None:
+    tiny = msgspec.structs.replace(CASES[name], connections=2, warm_s=0.0, window_s=0.2)
+    run = Run(setting, open_files=10_000)
+    for target in tiny.targets:
+        run.measure(name, tiny, target=target, run=0)
+    assert run.problems == []
+    assert [f.target for f in run.figures] == ["bare", "trunkline"]
+    assert all(window.load.units > 0 for windows in run.windows.values() for window in windows)
+    assert tiny.title in render(run.figures)
+
+
+@needs_compiler
+def test_streams_pass_through_the_relay_without_loss(setting: Setting) -> None:
+    pacing = Pacing(events=20, interval_ms=2)
+    case = msgspec.structs.replace(CASES["stream"], connections=2, pacing=pacing, warm_s=0.0, window_s=0.3)
+    run = Run(setting, open_files=10_000)
+    run.measure("stream", case, target="trunkline", run=0)
+    assert run.problems == []
+    assert run.windows["stream trunkline"][0].load.stamped > 0
+
+
+@needs_compiler
+def test_the_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
+    output = tmp_path / "results.json"
+    command = [
+        sys.executable,
+        "-m",
+        "bench",
+        "--quick",
+        "--cases",
+        "request",
+        "--targets",
+        "direct",
+        "--output",
+        str(output),
+    ]
+    done = subprocess.run(command, cwd=BENCH.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "relayed request" in done.stdout
+    report = msgspec.json.decode(output.read_bytes())
+    assert report["problems"] == []
+    assert report["figures"][0]["target"] == "direct"
+    assert report["windows"]["request direct"][0]["load"]["completed"] > 0
