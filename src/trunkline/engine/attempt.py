@@ -109,8 +109,8 @@ class Attempt:
         """Bytes for the client. A failure is a last batch with TurnFailed and no bytes."""
         assert self._relay is not None
         held, self._held_relay = self._held_relay, []
-        for batch in held:
-            yield batch
+        for early in held:
+            yield early
         try:
             while (batch := await self._deadline.next(self._relay)) is not None:
                 if batch.events:
@@ -125,8 +125,8 @@ class Attempt:
         """Events up to the one terminal event."""
         assert self._events is not None
         held, self._held_events = self._held_events, []
-        for batch in held:
-            yield batch
+        for early in held:
+            yield early
         try:
             while (batch := await self._deadline.next(self._events)) is not None:
                 self._note(batch)
