@@ -16,7 +16,6 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
-from trunkline.agent import Cancellation
 from trunkline.backends.callable.answer import Answer
 from trunkline.backends.callable.channel import Channel
 from trunkline.backends.callable.forms import AgentFunction, checked, runs_on_loop
@@ -69,7 +68,7 @@ class PythonBackend:
         self._target = None if agent is not None else self._located(self._parsed)
         self._name = setup.model_name or (self._target.name if self._target is not None else settings.target)
         self._threads = WorkerThreads(size=settings.max_concurrency, name=self._name)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], Run] = {}
         self._closed = False
 
     @property
@@ -94,20 +93,21 @@ class PythonBackend:
 
     async def close(self) -> None:
         self._closed = True
-        for task in self._tasks:
+        for task, run in self._running.items():
+            run.abort(BackendUnavailable(f"agent {self._name!r} is shutting down"))
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._stop_within_s)
+        if self._running:
+            await asyncio.wait(self._running, timeout=self._stop_within_s)
         remaining = self._threads.close()
         loop = asyncio.get_running_loop()
         until = loop.time() + self._stop_within_s
         while remaining and loop.time() < until:
             await asyncio.sleep(0.01)
             remaining = [job for job in remaining if not job.done.is_set()]
-        if self._tasks or remaining:
+        if self._running or remaining:
             _log.warning(
                 "agent did not stop: agent=%s tasks=%d threads=%d waited_s=%g; they end with the process",
-                self._name, len(self._tasks), len(remaining), self._stop_within_s,
+                self._name, len(self._running), len(remaining), self._stop_within_s,
             )  # fmt: skip
 
     async def models(self) -> Sequence[ModelInfo]:
@@ -116,11 +116,8 @@ class PythonBackend:
     async def open(self, request: Request, context: Context) -> AsyncIterator[EventBatch]:
         if self._agent is None or self._closed:
             raise BackendUnavailable(f"agent {self._name!r} is {'shutting down' if self._closed else 'not started'}")
-        cancellation = Cancellation()
         client_tools = self._settings.client_tools
-        turn = turn_for(
-            request, context, history=self._settings.history, client_tools=client_tools, cancellation=cancellation
-        )
+        turn = turn_for(request, context, history=self._settings.history, client_tools=client_tools)
         answer = Answer(context, callable_tools=frozenset([tool.name for tool in turn.tools]) if client_tools else None)
         run = Run(
             agent=self._agent,
@@ -131,18 +128,17 @@ class PythonBackend:
             lost_after_s=self._lost_after_s,
         )
         task = asyncio.create_task(run.drive(self._threads, on_loop=self._on_loop), name=f"agent-{context.turn_id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._running[task] = run
+        task.add_done_callback(self._running.pop)
         try:
             while batch := await run.channel.take():
                 yield batch
         finally:
-            run.channel.close()
             if not task.done():
-                await self._stop(task, cancellation)
+                await self._stop(task, run)
 
-    async def _stop(self, task: asyncio.Task[None], cancellation: Cancellation) -> None:
-        cancellation.requested = True
+    async def _stop(self, task: asyncio.Task[None], run: Run) -> None:
+        run.abort()
         task.cancel()
         _, running = await asyncio.wait({task}, timeout=self._stop_within_s)
         if running:

@@ -35,6 +35,8 @@ class Channel:
 
     def put(self, events: Sequence[Event]) -> bool:
         """On the loop. True asks the producer to await `drained` before it goes on."""
+        if self._closed:
+            return False
         if self._events:
             self._events += events
             return len(self._events) >= LIMIT or self._clock.monotonic_s() - self._since_s > MAX_AGE_S
@@ -71,7 +73,9 @@ class Channel:
         return True
 
     def end(self, error: BaseException | None = None) -> None:
-        """On the loop: nothing follows. The reader gets what was put before, then the error."""
+        """On the loop: nothing follows. The reader gets what was put before, then the error. The first end counts."""
+        if self._ended:
+            return
         self._ended = True
         self._error = error
         self._wake()

@@ -52,6 +52,12 @@ class Run:
         else:
             self.channel.end()
 
+    def abort(self, error: BackendUnavailable | None = None) -> None:
+        """Nobody wants the answer any more: the agent is told, a thread that waits goes on, a reader gets the error."""
+        self._turn.cancellation.requested = True
+        self.channel.close()
+        self.channel.end(error)
+
     async def _answered(self, threads: WorkerThreads, *, on_loop: bool) -> None:
         value = self._agent(self._turn) if on_loop else await self._in_thread(threads)
         while isinstance(value, Awaitable):

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from trunkline.agent import Attachment, Cancellation, ChatMessage, Tool, ToolCall, Turn
+from trunkline.agent import Attachment, ChatMessage, Tool, ToolCall, Turn
 from trunkline.model.errors import InvalidParameter
 from trunkline.model.items import (
     FunctionCall,
@@ -29,9 +29,7 @@ _HINT_FIELDS = (*sorted(SAMPLING_HINTS & set(Request.__struct_fields__)), "user"
 _SPEAKERS = {"user": "User", "assistant": "Assistant", "tool": "Tool"}
 
 
-def turn_for(
-    request: Request, context: Context, *, history: History, client_tools: bool, cancellation: Cancellation
-) -> Turn:
+def turn_for(request: Request, context: Context, *, history: History, client_tools: bool) -> Turn:
     """Raises InvalidParameter when there is no user message to answer (decision 21)."""
     last = _last_user(request.items)
     asked = request.items[last]
@@ -67,7 +65,6 @@ def turn_for(
         metadata=request.metadata or {},
         model=request.model or context.backend_model,
         request_id=context.request_id,
-        cancellation=cancellation,
     )
 
 

@@ -1,0 +1,120 @@
+"""The thread pool of synchronous agents."""
+
+import threading
+
+import pytest
+
+from trunkline.backends.callable import threads as pool
+from trunkline.backends.callable.threads import WorkerThreads
+from trunkline.model.errors import BackendUnavailable
+
+
+def test_a_thread_serves_one_job_after_another() -> None:
+    workers = WorkerThreads(size=1, name="t")
+    seen: list[int] = []
+    for _ in range(3):
+        workers.submit(lambda: seen.append(threading.get_ident())).done.wait()
+    assert len(seen) == 3
+    assert len(set(seen)) == 1
+    assert workers.close() == []
+
+
+def test_no_more_threads_than_its_size_work_at_once() -> None:
+    workers = WorkerThreads(size=2, name="t")
+    release, began = threading.Event(), threading.Semaphore(0)
+
+    def work() -> None:
+        began.release()
+        release.wait()
+
+    jobs = [workers.submit(work) for _ in range(3)]
+    began.acquire()
+    began.acquire()
+    assert not jobs[2].taken
+    release.set()
+    jobs[2].done.wait()
+    workers.close()
+
+
+def test_an_abandoned_job_that_had_not_begun_never_does() -> None:
+    workers = WorkerThreads(size=1, name="t")
+    release, ran = threading.Event(), threading.Event()
+
+    def stuck() -> None:
+        release.wait()
+
+    first = workers.submit(stuck)
+    second = workers.submit(ran.set)
+    workers.abandon(second)
+    assert second.done.is_set()
+    release.set()
+    first.done.wait()
+    third = workers.submit(lambda: None)
+    third.done.wait()
+    assert not ran.is_set()
+    workers.close()
+
+
+def test_an_abandoned_thread_is_replaced_and_then_welcome_or_gone() -> None:
+    workers = WorkerThreads(size=1, name="t")
+    release, began = threading.Event(), threading.Event()
+
+    def stuck() -> None:
+        began.set()
+        release.wait()
+
+    lost = workers.submit(stuck)
+    began.wait()
+    workers.abandon(lost)
+    workers.abandon(lost)
+    assert workers.abandoned == 1
+    workers.submit(lambda: None).done.wait()
+    release.set()
+    lost.done.wait()
+    assert workers.abandoned == 0
+    for _ in range(5):
+        workers.submit(lambda: None).done.wait()
+    workers.close()
+
+
+def test_too_many_lost_threads_are_reported_and_not_added_to() -> None:
+    workers = WorkerThreads(size=1, name="bot")
+    release = threading.Event()
+
+    def lose_one() -> None:
+        began = threading.Event()
+
+        def stuck() -> None:
+            began.set()
+            release.wait()
+
+        job = workers.submit(stuck)
+        began.wait()
+        workers.abandon(job)
+
+    for _ in range(pool.MAX_ABANDONED):
+        lose_one()
+    with pytest.raises(BackendUnavailable, match="agent 'bot': 512 calls have not returned"):
+        workers.submit(lambda: None)
+    release.set()
+    for job in workers.close():
+        job.done.wait()
+
+
+def test_closing_gives_what_still_runs_and_refuses_the_rest() -> None:
+    workers = WorkerThreads(size=1, name="bot")
+    release, began = threading.Event(), threading.Event()
+
+    def stuck() -> None:
+        began.set()
+        release.wait()
+
+    running = workers.submit(stuck)
+    began.wait()
+    waiting = workers.submit(lambda: None)
+    assert workers.close() == [running]
+    assert waiting.done.is_set()
+    with pytest.raises(BackendUnavailable, match="shutting down"):
+        workers.submit(lambda: None)
+    release.set()
+    running.done.wait()
