@@ -6,14 +6,25 @@ for model files; no port is opened, no model is loaded and no server is asked.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import assert_never
+from typing import Protocol, assert_never, runtime_checkable
 
-from trunkline.assembly import assemble
+from trunkline.assembly import build_backends
 from trunkline.cli.output import Output, Style, table
 from trunkline.cli.target import agent_name
 from trunkline.config.checks import static_models, unlisted_backends
 from trunkline.config.load import load_config
 from trunkline.config.schema import Backend, Config, EmbeddedSettings, HttpSettings, PythonSettings, ScriptedSettings
+from trunkline.ports.runtime import SystemClock, SystemEntropy
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """A backend that can say, without being started, whether it could be."""
+
+    def check(self) -> None:
+        """Raises ConfigError."""
+        ...
+
 
 HEADER = ("MODEL", "BACKEND", "TYPE", "ANSWERED BY")
 
@@ -21,7 +32,10 @@ HEADER = ("MODEL", "BACKEND", "TYPE", "ANSWERED BY")
 def check(path: Path, *, environ: Mapping[str, str], output: Output) -> None:
     """Prints the resolved routes. Raises ConfigError for the first thing that is wrong."""
     config = load_config(path, environ=environ)
-    assemble(config, base_dir=path.parent)
+    backends = build_backends(config, base_dir=path.parent, clock=SystemClock(), entropy=SystemEntropy())
+    for backend in backends.values():
+        if isinstance(backend, Checkable):
+            backend.check()
     heading, *rows = table(HEADER, route_rows(config))
     output.line(heading, style=Style.STRONG)
     for row in rows:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from trunkline import __version__
 from trunkline.cli.check import check
-from trunkline.cli.logs import set_up_logs
 from trunkline.cli.output import Output
 from trunkline.cli.reload import serve_reloading
 from trunkline.cli.serve import ServeOptions, check_options, serve, served_config
 from trunkline.config.environment import OVERRIDES, PROCESS_ENVIRON
-from trunkline.model.errors import TrunklineError
+from trunkline.model.errors import ConfigError, TrunklineError
+from trunkline.telemetry.logs import configure_logging
 
 EPILOG = """\
 TARGET is one of
@@ -41,10 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(options, environ=PROCESS_ENVIRON, output=output)
     except TrunklineError as error:
-        output.error(error.message)
+        output.error(_of_target(error) if getattr(options, "target", None) else error.message)
         return 1
     except KeyboardInterrupt:  # before the server has its own handlers, or during a check
         return 128 + signal.SIGINT
+
+
+def _of_target(error: TrunklineError) -> str:
+    """The message in terms of the command line: a target has no keys."""
+    key = error.key if isinstance(error, ConfigError) else None
+    if key is None or not key.startswith("backends."):
+        return error.message
+    return f"TARGET: {error.message.removeprefix(f'{key}: ')}"
 
 
 def _run(options: argparse.Namespace, *, environ: Mapping[str, str], output: Output) -> int:
@@ -68,7 +76,7 @@ def _run(options: argparse.Namespace, *, environ: Mapping[str, str], output: Out
         serve_reloading(serving, environ=environ, output=output)
         return 0
     config, base_dir = served_config(serving, environ=environ)
-    set_up_logs(config.server.log_level, stream=sys.stderr)
+    configure_logging(config.server.log_level, sys.stderr)
     serve(serving, config=config, base_dir=base_dir, output=output)
     return 0
 

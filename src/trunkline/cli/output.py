@@ -6,6 +6,7 @@ program that waits for the URL line gets it. A reader that has gone away (`trunk
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from enum import Enum
@@ -82,12 +83,15 @@ class Output:
     @staticmethod
     def _write(stream: TextIO, text: str) -> None:
         try:
-            stream.write(text)
-            stream.flush()
-        except (BrokenPipeError, UnicodeEncodeError) as error:
-            if isinstance(error, UnicodeEncodeError):  # a terminal without our characters still gets the message
+            try:
+                stream.write(text)
+            except UnicodeEncodeError:  # a terminal without our characters still gets the message
                 stream.write(text.encode("ascii", "replace").decode())
-                stream.flush()
+            stream.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)  # or the interpreter fails to flush when it ends
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

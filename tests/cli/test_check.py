@@ -1,0 +1,97 @@
+"""`trunkline check` finds what would keep the server from starting, and shows which model goes where."""
+
+from pathlib import Path
+
+from tests.cli.program import run
+
+ROUTES = """
+[server]
+default_model = "fast"
+
+[backends.gpu]
+type = "http"
+endpoints = ["http://127.0.0.1:9/v1"]
+
+[backends.support]
+type = "python"
+target = "support_bot.py:agent"
+
+[backends.demo]
+type = "scripted"
+models = ["demo-1", "demo-2"]
+
+[[models]]
+name = "fast"
+routes = [{ backend = "gpu", model = "llama" }, { backend = "demo" }]
+"""
+
+
+def write(folder: Path, text: str) -> None:
+    (folder / "trunkline.toml").write_text(text)
+    (folder / "support_bot.py").write_text("async def agent(turn):\n    yield 'x'\n")
+
+
+def test_the_resolved_routes_are_printed_as_a_table(tmp_path: Path) -> None:
+    write(tmp_path, ROUTES)
+    ended = run("check", "trunkline.toml", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert [line.split() for line in ended.stdout.splitlines()] == [
+        ["MODEL", "BACKEND", "TYPE", "ANSWERED", "BY"],
+        ["fast", "(default)", "gpu", "http", "llama", "at", "http://127.0.0.1:9/v1", "(openai_chat)"],
+        ["then", "demo", "scripted", "repeats", "the", "last", "user", "message"],
+        ["support_bot", "support", "python", "support_bot.py:agent"],
+        [],
+        [
+            "trunkline.toml",
+            "is",
+            "fine:",
+            "127.0.0.1:8400,",
+            "profile",
+            "openai,",
+            "no",
+            "API",
+            "key",
+            "(loopback",
+            "only)",
+        ],
+    ]
+
+
+def test_a_wrong_file_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    write(tmp_path, ROUTES.replace("http://127.0.0.1:9/v1", "127.0.0.1:9"))
+    ended = run("check", "trunkline.toml", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        "trunkline: error: config trunkline.toml: backends.gpu.endpoints[0]: expected an http(s) URL, "
+        "got '127.0.0.1:9' (did you mean 'http://127.0.0.1:9/v1'?)\n"
+    )
+
+
+def test_an_agent_that_does_not_import_is_found(tmp_path: Path) -> None:
+    write(tmp_path, ROUTES)
+    (tmp_path / "support_bot.py").write_text("\nimport no_such_module\n")
+    ended = run("check", "trunkline.toml", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "backends.support.target: " in ended.stderr
+    assert "support_bot.py:2: ModuleNotFoundError: No module named 'no_such_module'" in ended.stderr
+
+
+def test_a_missing_model_file_is_found(tmp_path: Path) -> None:
+    write(tmp_path, '[backends.local]\ntype = "embedded"\npath = "gone.gguf"\n')
+    ended = run("check", "trunkline.toml", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "gone.gguf" in ended.stderr
+
+
+def test_a_wrong_script_is_found(tmp_path: Path) -> None:
+    write(tmp_path, '[backends.demo]\ntype = "scripted"\nscript = "script.toml"\n')
+    (tmp_path / "script.toml").write_text("nonsense = 1\n")
+    ended = run("check", "trunkline.toml", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "nonsense" in ended.stderr
+
+
+def test_variables_count_as_they_do_for_serve(tmp_path: Path) -> None:
+    write(tmp_path, '[server]\nhost = "0.0.0.0"\n[backends.demo]\ntype = "scripted"\n')
+    assert run("check", "trunkline.toml", cwd=tmp_path).returncode == 1
+    assert run("check", "trunkline.toml", cwd=tmp_path, environ={"TRUNKLINE_API_KEY": "k"}).returncode == 0

@@ -1,0 +1,220 @@
+"""What a user sees of `trunkline serve`: its first lines, its refusals, its end."""
+
+import itertools
+import json
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import Program, clean_environ, run
+from trunkline import __version__
+
+WAITING_AGENT = """
+import asyncio
+from pathlib import Path
+
+async def agent(turn):
+    yield "first "
+    while not Path("go").exists():
+        await asyncio.sleep(0.01)
+    yield "last"
+"""
+
+
+def test_the_first_line_has_the_url_and_a_request_after_it_is_answered(tmp_path: Path) -> None:
+    with Program("scripted", "--port", "0", cwd=tmp_path) as program:
+        assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d+", program.url)
+        assert program.ask("one two") == "one two"
+        assert program.stop() == 0
+        assert "Traceback" not in program.errors()
+
+
+def test_the_first_line_names_the_version_and_nothing_is_coloured_without_a_terminal(tmp_path: Path) -> None:
+    program = Program("scripted", "--port", "0", cwd=tmp_path)
+    assert program.serving_line().startswith(f"trunkline {__version__} serving on http://")
+    program.__exit__(None, None, None)
+    assert "\x1b" not in program.errors()
+
+
+@pytest.mark.parametrize("environ", [{}, {"TRUNKLINE_API_KEY": "sk-test"}], ids=["open", "secured"])
+def test_the_curl_line_works_as_it_is_printed(environ: dict[str, str], tmp_path: Path) -> None:
+    with Program("scripted", "--port", "0", cwd=tmp_path, environ=environ) as program:
+        line = program.until("curl ")[-1].strip()
+        assert "sk-test" not in line
+        expanded = line.replace("$TRUNKLINE_API_KEY", "sk-test")
+        words = shlex.split(expanded)
+        headers = dict(word.split(": ", 1) for flag, word in itertools.pairwise(words) if flag == "-H")
+        status, answer = program.post(json.loads(words[words.index("-d") + 1]), headers=headers)
+        assert status == 200
+        assert answer["choices"][0]["message"]["content"]
+        if shutil.which("curl"):
+            pasted = subprocess.run(
+                ["sh", "-c", line], env=clean_environ(environ), capture_output=True, text=True, check=True
+            )
+            assert json.loads(pasted.stdout)["choices"] == answer["choices"]
+
+
+@pytest.mark.parametrize("environ", [{}, {"TRUNKLINE_API_KEY": "sk-test"}], ids=["open", "secured"])
+def test_the_sdk_lines_work_as_they_are_printed(environ: dict[str, str], tmp_path: Path) -> None:
+    with Program("scripted", "--port", "0", cwd=tmp_path, environ=environ) as program:
+        lines = [line.strip() for line in program.until("print(")]
+        exports = [line for line in lines if line.startswith("export ")]
+        code = "\n".join(lines[lines.index("from openai import OpenAI") :])
+        pasted = subprocess.run(
+            ["sh", "-c", "; ".join([*exports, 'exec "$0" -c "$1"']), sys.executable, code],
+            env=clean_environ(environ),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert pasted.returncode == 0, pasted.stderr
+        assert pasted.stdout.strip() == "Say hello in one sentence."
+
+
+def test_a_request_without_a_model_is_answered_by_the_target(tmp_path: Path) -> None:
+    (tmp_path / "my_agent.py").write_text("async def agent(turn):\n    yield 'from the agent'\n")
+    with Program("my_agent.py:agent", "--port", "0", cwd=tmp_path) as program:
+        assert program.ask("hi") == "from the agent"
+        assert program.ask("hi", model="my_agent") == "from the agent"
+        status, answer = program.post({"model": "other", "messages": [{"role": "user", "content": "hi"}]})
+        assert (status, answer["error"]["code"]) == (404, "model_not_found")
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ended = run("serve", "scripted", "--port", str(port), cwd=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr == (
+        f"trunkline: error: port {port} on 127.0.0.1 is in use; stop what listens there or pass --port N "
+        "(0 takes a free one)\n"
+    )
+
+
+REFUSED = {
+    "target_and_config": (["scripted", "--config", "x.toml"], "two ways to say what is served"),
+    "workers": (["scripted", "--workers", "2"], "--workers: expected 1, got 2: session locks"),
+    "command_line_agent": (
+        ["claude"],
+        "'claude' is a command-line agent; this version of trunkline does not serve those",
+    ),
+    "configuration_file": (["x.toml"], "serve it with: trunkline serve --config x.toml"),
+    "address": (["localhost:11434"], "(did you mean 'http://localhost:11434/v1'?)"),
+    "no_such_target": (["nonsense"], "got 'nonsense'"),
+    "folder": (["."], ". is a folder"),
+    "no_such_file": (["none.py"], "no such file: none.py"),
+    "no_such_config": (["--config", "none.toml"], "config none.toml: no such file"),
+    "open_to_others": (["scripted", "--host", "0.0.0.0"], "--host: '0.0.0.0' can be reached from other machines"),
+    "no_such_host": (["scripted", "--host", "192.0.2.1", "--port", "0"], "192.0.2.1"),
+    "profile": (["scripted", "--profile", "none"], "--profile: unknown profile 'none'; known: 'openai'"),
+    "no_such_attribute": (["good.py:nothing", "--port", "0"], "agent"),
+    "missing_agent_file": (["gone.py:agent", "--port", "0"], "gone.py"),
+    "failing_import": (
+        ["bad.py:agent", "--port", "0"],
+        "TARGET: cannot import agent bad.py:2: ModuleNotFoundError: No module named 'no_such_module'",
+    ),
+    "syntax_error": (["broken.py", "--port", "0"], "broken.py:1: SyntaxError"),
+    "which_attribute": (["good.py"], "it defines: agent, helper; serve one with: trunkline serve good.py:agent"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_served_is_one_line_and_exit_code_1(case: str, tmp_path: Path) -> None:
+    (tmp_path / "good.py").write_text("def helper(turn): return ''\ndef agent(turn): return ''\ndef _own(): pass\n")
+    (tmp_path / "bad.py").write_text("import sys\nimport no_such_module\n")
+    (tmp_path / "broken.py").write_text("def agent(turn:\n")
+    arguments, expected = REFUSED[case]
+    ended = run(
+        "serve", *arguments, cwd=tmp_path, environ={"TRUNKLINE_API_KEY": "k"} if case == "no_such_host" else None
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("trunkline: error: ")
+    assert expected in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert ended.stdout == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_a_stream_finish_and_exits_with_0(number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "my_agent.py").write_text(WAITING_AGENT)
+    with Program("my_agent.py:agent", "--port", "0", cwd=tmp_path) as program, program.stream("hi") as payloads:
+        first = next(payloads)
+        program.send(number)
+        program.refuses()
+        (tmp_path / "go").touch()
+        rest = list(payloads)
+        assert rest[-1] == "[DONE]"
+        assert (
+            "".join(
+                choice["delta"].get("content", "")
+                for line in [first, *rest[:-1]]
+                for choice in json.loads(line)["choices"]
+            )
+            == "first last"
+        )
+        assert program.process.wait() == 0
+        assert "Traceback" not in program.errors()
+
+
+def test_a_stream_left_after_the_grace_ends_with_an_error_and_no_done(tmp_path: Path) -> None:
+    (tmp_path / "my_agent.py").write_text(WAITING_AGENT)
+    (tmp_path / "trunkline.toml").write_text(
+        "[server]\nport = 0\nshutdown_grace_s = 0\ndefault_model = 'my_agent'\n"
+        "[backends.a]\ntype = 'python'\ntarget = 'my_agent.py:agent'\n"
+    )
+    with Program("--config", "trunkline.toml", cwd=tmp_path) as program, program.stream("hi") as payloads:
+        next(payloads)
+        program.send(signal.SIGTERM)
+        rest = list(payloads)
+        assert "[DONE]" not in rest
+        assert json.loads(rest[-1])["error"]["type"] == "server_error"
+        assert not any('"finish_reason":"stop"' in line for line in rest)
+        assert program.process.wait() == 0
+        assert "Traceback" not in program.errors()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_it_at_once(number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "my_agent.py").write_text(WAITING_AGENT)
+    with Program("my_agent.py:agent", "--port", "0", cwd=tmp_path) as program, program.stream("hi") as payloads:
+        next(payloads)
+        program.send(number)
+        program.refuses()
+        assert program.process.poll() is None
+        assert program.stop(number) == 128 + number
+
+
+def test_an_idle_connection_does_not_delay_the_end(tmp_path: Path) -> None:
+    with Program("scripted", "--port", "0", cwd=tmp_path) as program:
+        connection = program.connect()
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+        assert program.stop() == 0
+        connection.close()
+
+
+def test_a_reader_that_goes_away_stops_nothing(tmp_path: Path) -> None:
+    with Program("scripted", "--port", "0", cwd=tmp_path) as program:
+        assert program.process.stdout is not None
+        program.process.stdout.close()
+        assert program.ask("still here") == "still here"
+        assert program.stop() == 0
+
+
+def test_a_model_server_that_is_down_does_not_keep_it_from_serving(tmp_path: Path) -> None:
+    with socket.socket() as nobody:  # bound, not listening: refuses
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
+        with Program(url, "--port", "0", cwd=tmp_path) as program:
+            status, answer = program.post({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
+            assert status in {502, 503, 404}
+            assert answer["error"]["message"]
+            assert program.stop() == 0

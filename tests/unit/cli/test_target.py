@@ -1,0 +1,46 @@
+"""A target is told apart by its form."""
+
+from pathlib import Path
+
+import pytest
+
+from trunkline.cli.target import target_document
+from trunkline.config.load import build_config
+from trunkline.model.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "default"),
+    [
+        (None, "embedded", None),
+        ("scripted", "scripted", "scripted"),
+        ("http://127.0.0.1:11434/v1", "http", None),
+        ("https://models.example/v1/", "http", None),
+        ("my_agent.py:agent", "python", "my_agent"),
+        ("folder/my_agent.py:bot", "python", "bot"),
+        ("package.module:agent", "python", "module"),
+        ("module:Bots.first", "python", "first"),
+    ],
+)
+def test_each_form_is_one_backend(target: str | None, kind: str, default: str | None) -> None:
+    config = build_config(target_document(target), environ={})
+    (settings,) = config.backends.values()
+    assert settings.__struct_config__.tag == kind
+    assert config.server.default_model == default
+
+
+def test_candidates_are_public_functions_and_objects_the_likeliest_first(tmp_path: Path) -> None:
+    file = tmp_path / "bots.py"
+    file.write_text(
+        "import os\nLIMIT = 3\nfirst = Bot()\ntyped: Bot = Bot()\nclass Bot: ...\n"
+        "def second(turn): ...\nasync def my_agent(turn): ...\ndef _hidden(turn): ...\n"
+    )
+    with pytest.raises(ConfigError, match=r"it defines: my_agent, first, typed, second; serve one with: .*:my_agent"):
+        target_document(str(file))
+
+
+def test_a_file_without_candidates_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "empty.py"
+    file.write_text("LIMIT = 3\n")
+    with pytest.raises(ConfigError, match="defines no function that could be an agent"):
+        target_document(str(file))
