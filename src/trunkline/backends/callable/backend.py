@@ -86,6 +86,10 @@ class PythonBackend:
             self._agent = self._located(self._load)
             self._on_loop = runs_on_loop(self._agent)
 
+    def check(self) -> None:
+        """Finds out without starting whether it could start. Raises what `load` raises."""
+        self.load()
+
     async def start(self) -> None:
         self.load()
         if not self._on_loop:
