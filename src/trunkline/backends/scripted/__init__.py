@@ -6,6 +6,7 @@ can every way to fail, the broken ones included. docs/scripted.md shows the scri
 
 from trunkline.backends.scripted.backend import ScriptedBackend, build
 from trunkline.backends.scripted.script import (
+    STEPS,
     ApprovalStep,
     CallStep,
     CloseStep,
@@ -35,6 +36,7 @@ __all__ = [
     "Script",
     "Rule",
     "Step",
+    "STEPS",
     "TextStep",
     "ReasoningStep",
     "RefusalStep",

@@ -282,4 +282,4 @@ def _decoded(table: Mapping[str, object], kind: type[Made], *, file: str | None,
         return msgspec.json.decode(msgspec.json.encode(table), type=kind)
     except msgspec.ValidationError as error:
         what, _, place = str(error).partition(" - at `$.")
-        raise ConfigError(what, file=file, key=join(path, place.rstrip("`")) if place else path) from None
+        raise ConfigError(what, file=file, key=f"{path}.{place.rstrip('`')}" if place else path) from None
