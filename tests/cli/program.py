@@ -142,11 +142,17 @@ class Program:
         return content
 
     @contextlib.contextmanager
-    def stream(self, text: str) -> Iterator[Iterator[str]]:
-        """The `data:` payloads of one streamed answer, as they arrive."""
+    def asking(self, text: str) -> Iterator[http.client.HTTPConnection]:
+        """A connection on which a streamed answer has been asked for."""
         with contextlib.closing(self.connect()) as connection:
             body = {"stream": True, "messages": [{"role": "user", "content": text}]}
             connection.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
+            yield connection
+
+    @contextlib.contextmanager
+    def stream(self, text: str) -> Iterator[Iterator[str]]:
+        """The `data:` payloads of one streamed answer, as they arrive."""
+        with self.asking(text) as connection:
             answer = connection.getresponse()
             assert answer.status == 200, answer.read()
             yield (line[6:].decode().strip() for line in answer if line.startswith(b"data: "))

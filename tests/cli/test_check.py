@@ -72,7 +72,7 @@ def test_an_agent_that_does_not_import_is_found(tmp_path: Path) -> None:
     (tmp_path / "support_bot.py").write_text("\nimport no_such_module\n")
     ended = run("check", "trunkline.toml", cwd=tmp_path)
     assert ended.returncode == 1
-    assert "backends.support.target: " in ended.stderr
+    assert "error: config trunkline.toml: backends.support.target: " in ended.stderr
     assert "support_bot.py:2: ModuleNotFoundError: No module named 'no_such_module'" in ended.stderr
 
 

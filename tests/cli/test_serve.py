@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import shlex
 import shutil
@@ -190,6 +191,18 @@ def test_a_second_signal_ends_it_at_once(number: signal.Signals, tmp_path: Path)
         program.refuses()
         assert program.process.poll() is None
         assert program.stop(number) == 128 + number
+
+
+def test_a_second_signal_ends_it_even_while_an_agent_blocks_the_loop(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "blocked")
+    (tmp_path / "my_agent.py").write_text(
+        "async def agent(turn):\n    open('blocked', 'w').close()\n    while True:\n        pass\n    yield ''\n"
+    )
+    with Program("my_agent.py:agent", "--port", "0", cwd=tmp_path) as program, program.asking("hi"):
+        (tmp_path / "blocked").read_text()  # returns once the agent has opened and closed its end
+        while program.process.poll() is None:  # one signal sent twice in a row may arrive as one
+            program.send(signal.SIGTERM)
+        assert program.process.returncode == 128 + signal.SIGTERM
 
 
 def test_an_idle_connection_does_not_delay_the_end(tmp_path: Path) -> None:

@@ -41,18 +41,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(options, environ=PROCESS_ENVIRON, output=output)
     except TrunklineError as error:
-        output.error(_of_target(error) if getattr(options, "target", None) else error.message)
+        output.error(_in_terms_of(options, error))
         return 1
     except KeyboardInterrupt:  # before the server has its own handlers, or during a check
         return 128 + signal.SIGINT
 
 
-def _of_target(error: TrunklineError) -> str:
-    """The message in terms of the command line: a target has no keys."""
-    key = error.key if isinstance(error, ConfigError) else None
-    if key is None or not key.startswith("backends."):
+def _in_terms_of(options: argparse.Namespace, error: TrunklineError) -> str:
+    """The message as the user can act on it: a backend knows its key, but not the file, and a target has no keys."""
+    if not isinstance(error, ConfigError) or error.file is not None or not (error.key or "").startswith("backends."):
         return error.message
-    return f"TARGET: {error.message.removeprefix(f'{key}: ')}"
+    file = options.file if options.command == "check" else options.config
+    if file is not None:
+        return f"config {file}: {error.message}"
+    bare = error.message.removeprefix(f"{error.key}: ")
+    if options.target is not None:
+        return f"TARGET: {bare}"
+    return f"{bare}; or name what to serve instead, see trunkline serve --help"
 
 
 def _run(options: argparse.Namespace, *, environ: Mapping[str, str], output: Output) -> int:
