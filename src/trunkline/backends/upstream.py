@@ -15,11 +15,56 @@ from trunkline.model.errors import BackendTimeout, BackendUnavailable
 END_GRACE_S = 1.0
 
 
+class _Watch:
+    """Cancels the reading task when a wait has lasted too long. One timer per answer, re-armed only when it fires.
+
+    It serves the wait for the head first and every read after it. Time in which nobody reads, because the client is slow,
+    does not count.
+    """
+
+    __slots__ = ("_fired", "_handle", "_loop", "_seen", "_task", "_timeout_s", "reads", "waiting")
+
+    def __init__(self, timeout_s: float) -> None:
+        self.reads = 0
+        self.waiting = True
+        self._seen = 0
+        self._timeout_s = timeout_s
+        self._fired = False
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._handle = self._loop.call_later(timeout_s, self._check)
+
+    def then(self, timeout_s: float) -> None:
+        """From now on waits may last this long. The running timer goes on: the first check may come late, never early."""
+        self.waiting = False
+        self.reads += 1
+        self._timeout_s = timeout_s
+        if timeout_s < self._handle.when() - self._loop.time():
+            self._handle.cancel()
+            self._handle = self._loop.call_later(timeout_s, self._check)
+
+    def caught(self) -> bool:
+        """Whether the cancellation just caught was this watch's and nobody else's; takes it back if so."""
+        return self._fired and self._task is not None and self._task.uncancel() == 0
+
+    def close(self) -> None:
+        self._handle.cancel()
+
+    def _check(self) -> None:
+        if self.reads != self._seen or not self.waiting:
+            self._seen = self.reads if self.waiting else -1  # a wait that begins now gets its whole time
+            self._handle = self._loop.call_later(self._timeout_s, self._check)
+        elif self._task is not None:
+            self._fired = True
+            self._task.cancel()
+
+
 class Answer:
     """An upstream's response. Read it with `read` or `chunks`, then `close` it: unread answers cost their connection."""
 
-    def __init__(self, response: aiohttp.ClientResponse, *, where: str, idle_timeout_s: float) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, watch: _Watch, *, where: str, idle_timeout_s: float) -> None:
         self._response = response
+        self._watch = watch
         self._where = where
         self._idle_timeout_s = idle_timeout_s
         self.status = response.status
@@ -36,8 +81,7 @@ class Answer:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """What each read brought. Raises BackendUnavailable when the connection breaks, BackendTimeout when it goes silent."""
-        content = self._response.content
-        watch = _IdleWatch(self._idle_timeout_s)
+        content, watch = self._response.content, self._watch
         try:
             while True:
                 watch.waiting = True
@@ -60,52 +104,19 @@ class Answer:
 
     async def finish(self) -> None:
         """After the answer's own last event: reads the body's end, which is due at once, so that the connection is reused."""
-        try:
-            async with asyncio.timeout(END_GRACE_S):
-                while await self._response.content.readany():
-                    pass
-        except (TimeoutError, aiohttp.ClientError, ConnectionError):
-            pass
-        self._response.close()
+        if not self._response.content.at_eof():
+            try:
+                async with asyncio.timeout(END_GRACE_S):
+                    while await self._response.content.readany():
+                        pass
+            except (TimeoutError, aiohttp.ClientError, ConnectionError):
+                pass
+        self.close()
 
     def close(self) -> None:
         """Gives the connection back if the body was read to its end, drops it otherwise: that stops the upstream's work."""
+        self._watch.close()
         self._response.close()
-
-
-class _IdleWatch:
-    """Cancels the reading task when a read has waited for too long. One timer per answer, re-armed only when it fires.
-
-    Time in which nobody reads, because the client is slow, does not count.
-    """
-
-    def __init__(self, timeout_s: float) -> None:
-        self.reads = 0
-        self.waiting = False
-        self._seen = 0
-        self._timeout_s = timeout_s
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        self._fired = False
-        self._handle = self._loop.call_later(timeout_s, self._check)
-
-    def _check(self) -> None:
-        if self.reads != self._seen or not self.waiting:
-            self._seen = self.reads
-            self._handle = self._loop.call_later(self._timeout_s, self._check)
-        elif self._task is not None:
-            self._fired = True
-            self._task.cancel()
-
-    def caught(self) -> bool:
-        """Whether the cancellation just caught was this watch's."""
-        if self._fired and self._task is not None:
-            self._fired = False
-            return self._task.uncancel() == 0
-        return False
-
-    def close(self) -> None:
-        self._handle.cancel()
 
 
 class Upstream:
@@ -157,25 +168,31 @@ class Upstream:
         url = self._urls.get(path)
         if url is None:
             url = self._urls[path] = URL(self.base_url + path)
+        watch = _Watch(self._first_byte_timeout_s)
         try:
-            async with asyncio.timeout(self._first_byte_timeout_s):
-                try:
-                    response = await self._send(method, url, body, headers)
-                except (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError):
-                    # A pooled connection that the server had closed in the meantime looks like this; llama.cpp's server does
-                    # it under load. No byte of an answer has come, so one more try on a fresh connection is safe.
-                    response = await self._send(method, url, body, headers)
-        except aiohttp.ConnectionTimeoutError:
-            raise BackendUnavailable(
-                f"{self.base_url} did not accept a connection within {self._connect_timeout_s:g} s"
-            ) from None
-        except TimeoutError:
+            try:
+                response = await self._send(method, url, body, headers)
+            except (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError):
+                # A pooled connection that the server had closed in the meantime looks like this; llama.cpp's server does it
+                # under load. No byte of an answer has come, so one more try on a fresh connection is safe.
+                response = await self._send(method, url, body, headers)
+        except asyncio.CancelledError:
+            watch.close()
+            if not watch.caught():
+                raise
             raise BackendTimeout(
                 f"{self.base_url} did not begin to answer within {self._first_byte_timeout_s:g} s"
             ) from None
+        except aiohttp.ConnectionTimeoutError:
+            watch.close()
+            raise BackendUnavailable(
+                f"{self.base_url} did not accept a connection within {self._connect_timeout_s:g} s"
+            ) from None
         except (aiohttp.ClientError, ConnectionError) as error:
+            watch.close()
             raise BackendUnavailable(f"cannot reach {self.base_url}: {_reason(error)}") from None
-        return Answer(response, where=self.base_url, idle_timeout_s=self._idle_timeout_s)
+        watch.then(self._idle_timeout_s)
+        return Answer(response, watch, where=self.base_url, idle_timeout_s=self._idle_timeout_s)
 
     async def _send(
         self, method: str, url: URL, body: bytes | None, headers: Mapping[str, str]

@@ -15,7 +15,7 @@ from trunkline.engine.stops import cut_at_stops
 from trunkline.model import events as ev
 from trunkline.model.errors import BackendProtocolError, InternalError, TrunklineError, TurnFailure
 from trunkline.model.grammar import Grammar
-from trunkline.ports.backend import Context, EventBatch, Relay, RelayAnswer, RelayBatch, stop
+from trunkline.ports.backend import Context, EventBatch, RelayAnswer, RelayBatch, stop
 from trunkline.routing.router import Route
 from trunkline.telemetry.outcome import NOTED
 
@@ -45,42 +45,45 @@ class Attempt:
 
     async def begin(self, *, may_relay: bool) -> None:
         """Opens the backend and reads until the first content or the end. Raises, with the slot released, if it fails before."""
+        deadline = self._deadline
         try:
+            deadline.check()
             await self._open(may_relay=may_relay)
             if self._relay is not None:
                 await self._hold_relay(self._relay)
             elif self._events is not None:
                 await self._hold_events(self._events)
+            deadline.waiting = False
         except TrunklineError:
             await self.aclose()
+            raise
+        except asyncio.CancelledError:  # too late, or the client left, or the server stops
+            late = deadline.caught()
+            await self.aclose()
+            if late:
+                raise deadline.error() from None
             raise
         except Exception as error:
             await self.aclose()
             raise self._bug(error) from error
-        except BaseException:  # cancelled: the client left or the server stops
-            await self.aclose()
-            raise
 
     async def _open(self, *, may_relay: bool) -> None:
-        backend, request = self._route.backend, self._call.request
-        if may_relay and isinstance(backend, Relay) and backend.relay_dialect == self._call.dialect:
-            opened = await self._deadline.wait(backend.relay(request, self._context))
+        route, request = self._route, self._call.request
+        if may_relay and route.relay is not None and route.relay.relay_dialect == self._call.dialect:
+            opened = await route.relay.relay(request, self._context)
             if isinstance(opened, RelayAnswer):
                 self._relay, self.headers = opened.batches, opened.headers
                 self._call.outcome.relayed = True
                 return
             events = opened
         else:
-            events = backend.open(request, self._context)
+            events = route.backend.open(request, self._context)
         self._events = self._guard(events)
-        if request.stop and not backend.capabilities.applies_stop:
+        if request.stop and not route.backend.capabilities.applies_stop:
             self._events = cut_at_stops(self._events, request.stop, choices=request.n)
 
     async def _hold_relay(self, batches: AsyncIterator[RelayBatch]) -> None:
-        while True:
-            batch = await self._deadline.next(batches)
-            if batch is None:
-                raise BackendProtocolError(f"backend {self._route.backend_name!r} ended its answer without a word")
+        async for batch in batches:
             if not batch.content:
                 _raise_failure(batch.events)
             self._note(batch.events)
@@ -88,14 +91,10 @@ class Attempt:
             if batch.content or any(isinstance(event, ev.TERMINALS) for event in batch.events):
                 self._first_content()
                 return
+        raise BackendProtocolError(f"backend {self._route.backend_name!r} ended its answer without a word")
 
     async def _hold_events(self, batches: AsyncIterator[EventBatch]) -> None:
-        while True:
-            batch = await self._deadline.next(batches)
-            if batch is None:
-                raise BackendProtocolError(
-                    f"backend {self._route.backend_name!r} ended its answer without a terminal event"
-                )
+        async for batch in batches:
             content = any(isinstance(event, ev.CONTENT) for event in batch)
             if not content:
                 _raise_failure(batch)
@@ -104,18 +103,27 @@ class Attempt:
             if content or any(isinstance(event, ev.TERMINALS) for event in batch):
                 self._first_content()
                 return
+        raise BackendProtocolError(f"backend {self._route.backend_name!r} ended its answer without a terminal event")
 
     async def relay_batches(self) -> AsyncIterator[RelayBatch]:
         """Bytes for the client. A failure is a last batch with TurnFailed and no bytes."""
         assert self._relay is not None
+        deadline = self._deadline
         held, self._held_relay = self._held_relay, []
-        for early in held:
-            yield early
+        for batch in held:
+            yield batch
         try:
-            while (batch := await self._deadline.next(self._relay)) is not None:
+            deadline.check()
+            async for batch in self._relay:
+                deadline.waiting = False
                 if batch.events:
                     self._note(batch.events)
                 yield batch
+                deadline.check()
+        except asyncio.CancelledError:
+            if not deadline.caught():
+                raise
+            yield RelayBatch(b"", (self._failed(deadline.error()),))
         except TrunklineError as error:
             yield RelayBatch(b"", (self._failed(error),))
         except Exception as error:
@@ -124,13 +132,21 @@ class Attempt:
     async def event_batches(self) -> AsyncIterator[EventBatch]:
         """Events up to the one terminal event."""
         assert self._events is not None
+        deadline = self._deadline
         held, self._held_events = self._held_events, []
-        for early in held:
-            yield early
+        for batch in held:
+            yield batch
         try:
-            while (batch := await self._deadline.next(self._events)) is not None:
+            deadline.check()
+            async for batch in self._events:
+                deadline.waiting = False
                 self._note(batch)
                 yield batch
+                deadline.check()
+        except asyncio.CancelledError:
+            if not deadline.caught():
+                raise
+            yield (self._failed(deadline.error()),)
         except TrunklineError as error:
             yield (self._failed(error),)
         except Exception as error:

@@ -1,6 +1,6 @@
 """Time and randomness as ports, so that everything above them is deterministic under test."""
 
-import secrets
+import os
 import time
 from typing import Protocol
 
@@ -29,7 +29,7 @@ class SystemEntropy:
     """The operating system's randomness."""
 
     def hex(self, size_bytes: int) -> str:
-        return secrets.token_hex(size_bytes)
+        return os.urandom(size_bytes).hex()
 
 
 __all__ = ["Clock", "Entropy", "SystemClock", "SystemEntropy"]

@@ -10,18 +10,19 @@ import msgspec
 
 from trunkline.config.schema import ModelSettings
 from trunkline.model.errors import BackendError, InvalidParameter, ModelNotFound
-from trunkline.ports.backend import Backend, ModelInfo
+from trunkline.ports.backend import Backend, ModelInfo, Relay
 from trunkline.routing.catalog import Catalog
 
 LISTED_IN_ERRORS = 20
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One backend that may answer, and its own name for the model."""
+    """One backend that may answer, and its own name for the model. `relay` is the backend again if it can relay."""
 
     backend_name: str
     backend: Backend
     backend_model: str
+    relay: Relay | None
 
 
 class Router:
@@ -43,6 +44,8 @@ class Router:
         self._catalog = catalog
         self._default_model = default_model
         self._resolved: dict[str, tuple[Route, ...]] = {}
+        # Whether a backend relays is asked once: isinstance with a protocol costs as much as reading a request.
+        self._relays = {name: backend if isinstance(backend, Relay) else None for name, backend in backends.items()}
 
     def choose(self, asked: str | None) -> str:
         """The model asked for, or the default one. Raises when there is neither."""
@@ -95,7 +98,10 @@ class Router:
             if not listing.models:
                 raise listing.error or ModelNotFound(f"backend {name!r} lists no model; name one in its route")
             model = listing.models[0].id
-        return Route(name, self._backends[name], model)
+        return self._route(name, model)
+
+    def _route(self, name: str, model: str) -> Route:
+        return Route(name, self._backends[name], model, self._relays[name])
 
     async def _discovered(self, model: str) -> tuple[Route, ...]:
         listings = await self._catalog.listings()
@@ -103,11 +109,11 @@ class Router:
             listings = await self._catalog.listings(fresh=True)
         for name in self._open:
             if any(info.id == model for info in listings[name].models):
-                return (Route(name, self._backends[name], model),)
+                return (self._route(name, model),)
         for name in self._open:
             listing = listings[name]
             if listing.error is not None and not listing.models and self._backends[name].capabilities.forwards_unknown:
-                return (Route(name, self._backends[name], model),)
+                return (self._route(name, model),)
         raise ModelNotFound(await self._unknown(model), param="model")
 
     async def _unknown(self, model: str) -> str:

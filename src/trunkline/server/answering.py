@@ -85,7 +85,12 @@ class Answerer:
 
     async def _stream(self, call: Call, exchange: Exchange, watch: DisconnectWatch, send: Send) -> None:
         encoder = self._codec.encoder(call.request)
-        stream = SseStream(send, keepalive_s=self._keepalive_s, head=lambda: _answer_headers(call, answer))
+        stream = SseStream(
+            send,
+            send_body=exchange.send_body,
+            keepalive_s=self._keepalive_s,
+            head=lambda: _answer_headers(call, answer),
+        )
         answer: Answer | None = None
         try:
             answer = await self._gateway.answer(call)

@@ -1,13 +1,16 @@
 """Noticing that the client has left while its answer is being made.
 
 A task waits for the server's disconnect message and cancels the answering task, so that whatever it awaits, the backend above
-all, stops at once. The one who watches takes the cancellation back with `caught`.
+all, stops at once. The one who watches takes the cancellation back with `caught`. The task is only made once an answer has
+taken WATCH_AFTER_S: quick answers, the majority, do not pay for it.
 """
 
 import asyncio
 from types import TracebackType
 
 from starlette.types import Receive
+
+WATCH_AFTER_S = 0.02
 
 
 class DisconnectWatch:
@@ -16,12 +19,13 @@ class DisconnectWatch:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._watcher: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._worker: asyncio.Task[object] | None = None
         self.gone = False
 
     async def __aenter__(self) -> "DisconnectWatch":
         self._worker = asyncio.current_task()
-        self._watcher = asyncio.create_task(self._watch())
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
         return self
 
     async def __aexit__(
@@ -32,6 +36,8 @@ class DisconnectWatch:
     def close(self) -> None:
         """Stops watching: a client that leaves from now on is no longer an interruption."""
         self._worker = None
+        if self._timer is not None:
+            self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None
@@ -40,6 +46,9 @@ class DisconnectWatch:
         """Whether the cancellation just caught means that the client left; takes it back if so."""
         worker = asyncio.current_task()
         return self.gone and worker is not None and worker.uncancel() == 0
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -4,7 +4,7 @@ It travels in the ASGI scope. Response headers are collected here and added once
 but the outermost has to wrap `send`: a wrapper costs a call per streamed event.
 """
 
-from starlette.types import Scope
+from starlette.types import Scope, Send
 
 from trunkline.telemetry.outcome import Outcome
 
@@ -13,12 +13,13 @@ Header = tuple[bytes, bytes]
 
 
 class Exchange:
-    """Mutable on purpose: one per request."""
+    """Mutable on purpose: one per request. `send_body` is the server's own `send`, for what follows the head."""
 
-    __slots__ = ("headers", "outcome", "request_id", "started_s", "status", "tenant")
+    __slots__ = ("headers", "outcome", "request_id", "send_body", "started_s", "status", "tenant")
 
-    def __init__(self, *, request_id: str, started_s: float) -> None:
+    def __init__(self, *, request_id: str, started_s: float, send: Send) -> None:
         self.request_id = request_id
+        self.send_body = send
         self.started_s = started_s  # monotonic clock
         self.headers: list[Header] = []
         self.outcome = Outcome()

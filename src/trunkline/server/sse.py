@@ -25,8 +25,11 @@ _HEAD: list[Header] = [
 class SseStream:
     """The client's side of one streamed answer. `close` must be called; it stops the timer."""
 
-    def __init__(self, send: Send, *, keepalive_s: float, head: Callable[[], Sequence[Header]]) -> None:
+    def __init__(
+        self, send: Send, *, send_body: Send, keepalive_s: float, head: Callable[[], Sequence[Header]]
+    ) -> None:
         self._send = send
+        self._send_body = send_body  # without the middleware's wrapper, which only looks at heads
         self._keepalive_s = keepalive_s
         self._extra_head = head
         self._loop = asyncio.get_running_loop()
@@ -41,14 +44,14 @@ class SseStream:
         if not self.begun:
             await self._begin()
         self._writes += 1
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        await self._send_body({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes) -> None:
         """The last frames and the end of the body."""
         if not self.begun:
             await self._begin()
         self.close()
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        await self._send_body({"type": "http.response.body", "body": data, "more_body": False})
 
     def close(self) -> None:
         self._closed = True
@@ -73,4 +76,4 @@ class SseStream:
         self._timer = self._loop.call_later(self._keepalive_s, self._tick)
 
     async def _send_keepalive(self) -> None:
-        await self._send({"type": "http.response.body", "body": KEEPALIVE, "more_body": True})
+        await self._send_body({"type": "http.response.body", "body": KEEPALIVE, "more_body": True})

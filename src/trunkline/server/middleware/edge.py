@@ -41,7 +41,9 @@ class Edge:
         self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = scope[KEY] = Exchange(request_id=self._request_id(scope), started_s=self._clock.monotonic_s())
+        exchange = scope[KEY] = Exchange(
+            request_id=self._request_id(scope), started_s=self._clock.monotonic_s(), send=send
+        )
 
         async def send_out(message: Message) -> None:
             if message["type"] == "http.response.start":
