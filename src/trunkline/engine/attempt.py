@@ -36,6 +36,7 @@ class Attempt:
         self._events: AsyncIterator[EventBatch] | None = None
         self._held_relay: list[RelayBatch] = []
         self._held_events: list[EventBatch] = []
+        self._exhausted = False
         self._closed = False
         self.headers: Mapping[str, str] = {}
 
@@ -120,6 +121,7 @@ class Attempt:
                     self._note(batch.events)
                 yield batch
                 deadline.check()
+            self._exhausted = True
         except asyncio.CancelledError:
             if not deadline.caught():
                 raise
@@ -143,6 +145,7 @@ class Attempt:
                 self._note(batch)
                 yield batch
                 deadline.check()
+            self._exhausted = True
         except asyncio.CancelledError:
             if not deadline.caught():
                 raise
@@ -160,7 +163,7 @@ class Attempt:
         self._deadline.cancel()
         try:
             source = self._relay or self._events
-            if source is not None:
+            if source is not None and not self._exhausted:
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
                     await stop(source)
         except TimeoutError:

@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+ID_BYTES = 12
+
 
 class Entropy(Protocol):
     """A source of randomness."""
@@ -13,4 +15,4 @@ class Entropy(Protocol):
 
 def new_id(prefix: str, entropy: Entropy) -> str:
     """An id such as `chatcmpl-…`, `msg_…`, `call_…`: 96 random bits, 24 hex characters."""
-    return prefix + entropy.hex(12)
+    return prefix + entropy.hex(ID_BYTES)

@@ -4,7 +4,9 @@ import os
 import time
 from typing import Protocol
 
-from trunkline.model.ids import Entropy
+from trunkline.model.ids import ID_BYTES, Entropy
+
+AHEAD = 64
 
 
 class Clock(Protocol):
@@ -26,10 +28,25 @@ class SystemClock:
 
 
 class SystemEntropy:
-    """The operating system's randomness."""
+    """The operating system's randomness, fetched ahead for ids: one system call for many of them.
+
+    `list.pop` is atomic, so threads that make ids at the same time never get the same one.
+    """
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
 
     def hex(self, size_bytes: int) -> str:
-        return os.urandom(size_bytes).hex()
+        if size_bytes != ID_BYTES:
+            return os.urandom(size_bytes).hex()
+        try:
+            return self._ids.pop()
+        except IndexError:
+            fetched = os.urandom(ID_BYTES * AHEAD).hex()
+            self._ids.extend(
+                fetched[start : start + 2 * ID_BYTES] for start in range(2 * ID_BYTES, len(fetched), 2 * ID_BYTES)
+            )
+            return fetched[: 2 * ID_BYTES]
 
 
 __all__ = ["Clock", "Entropy", "SystemClock", "SystemEntropy"]
