@@ -1,6 +1,8 @@
 """The reference pages say what the code says, and the sample configuration is accepted."""
 
 import importlib.util
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from trunkline import __version__
+from trunkline.cli.main import make_parser
 from trunkline.config.load import load_config
 
 ROOT = Path(__file__).parents[3]
@@ -53,6 +57,15 @@ def test_check_fails_and_names_the_page_that_differs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["| `server` |", "TRUNKLINE_PORT", "`endpoints`", "`model_name`"])
 def test_the_reference_has_settings_and_variables(text: str) -> None:
     assert text in (ROOT / "docs" / "configuration.md").read_text("utf-8")
+
+
+def test_every_command_of_the_command_lines_page_is_one() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    commands = re.findall(r"^    (?:\$ )?trunkline (.+?)(?:  .*)?$", page, flags=re.MULTILINE)
+    commands = [command for command in commands if not command.startswith(__version__)]
+    assert len(commands) >= 7
+    for command in commands:
+        make_parser().parse_args(shlex.split(command))
 
 
 def test_the_sample_configuration_is_accepted() -> None:
