@@ -86,8 +86,9 @@ CASES: dict[str, Case] = {
         quick=True,
     ),
     "burst": Case(
-        title="the same, 8 events per upstream write",
-        pacing=Pacing(events=200, interval_ms=160, per_write=8),
+        title="relayed event, 100 streams × 400/s, 8 per upstream write",
+        connections=100,
+        pacing=Pacing(events=1600, interval_ms=20, per_write=8),
     ),
     "stream20": Case(
         title="relayed event, 20 streams × 50/s",

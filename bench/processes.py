@@ -133,6 +133,16 @@ def start(
         )
 
 
+def probe_ms(core: int, *, steps: int = 200_000) -> float:
+    """CPU time of a fixed piece of work on a core: what else the machine, or the host under it, does shows here too."""
+    with on_core(core):
+        before = time.process_time()
+        kept = {}
+        for step in range(steps):
+            kept[step & 1023] = (step, before)
+        return (time.process_time() - before) * 1000
+
+
 def settle(pid: int, *, within_s: float = 6.0, look_s: float = 0.2) -> None:
     """Waits until the process idles: work left from its start must not be charged to what is measured next."""
     end = time.monotonic() + within_s

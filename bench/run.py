@@ -85,6 +85,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     figures: list[Figure]
     problems: list[str]
     windows: dict[str, list[Window]]
+    probes_ms: list[float]
 
 
 def drive(setting: Setting, server: Server, *, case: Case) -> Window:
@@ -167,10 +168,12 @@ class Run:
         self.figures: list[Figure] = []
         self.problems: list[str] = []
         self.windows: dict[str, list[Window]] = {}
+        self.probes_ms: list[float] = []
 
     def measure(self, name: str, case: Case, *, target: Target, run: int) -> None:
         """Adds the figures of one case against one server, or the reason why there are none."""
         needed = 2 * case.connections + SPARE_FILES
+        self.probes_ms.append(processes.probe_ms(self._setting.cores.server))
         try:
             if needed > self._open_files:
                 raise BenchError(
@@ -197,6 +200,12 @@ def quick(case: Case) -> Case:
         pacing = Pacing(events=50, interval_ms=case.pacing.interval_ms, per_write=case.pacing.per_write)
         return msgspec.structs.replace(case, pacing=pacing, warm_s=0.3, window_s=None)
     return msgspec.structs.replace(case, warm_s=0.3, window_s=1.0)
+
+
+def steadiness(probes_ms: Sequence[float]) -> str:
+    """How steady the processor was: below ten per cent single figures can be compared, above it only ratios."""
+    least, most = min(probes_ms, default=0.0), max(probes_ms, default=0.0)
+    return f"The same fixed work, before each measurement, took {least:.0f} to {most:.0f} ms of CPU time."
 
 
 def describe_machine(setting: Setting) -> dict[str, str]:
@@ -275,12 +284,20 @@ def main(words: Sequence[str] | None = None) -> int:
             run.measure(name, case, target=target, run=repeat)
     figures = [*run.figures, *added_latency(run.figures)]
     print(render(figures))
+    print(f"\n{steadiness(run.probes_ms)}")
     for problem in run.problems:
         print(f"\nno figure: {problem}")
     output = arguments.output or BENCH / "results" / f"{machine['date'].replace(':', '')}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "-m", "bench", *(sys.argv[1:] if words is None else words)])
-    report = Report(command=command, machine=machine, figures=figures, problems=run.problems, windows=run.windows)
+    report = Report(
+        command=command,
+        machine=machine,
+        figures=figures,
+        problems=run.problems,
+        windows=run.windows,
+        probes_ms=run.probes_ms,
+    )
     output.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
     print(f"bench: {output}", file=sys.stderr)
     return 1 if run.problems else 0

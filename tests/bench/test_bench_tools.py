@@ -11,6 +11,7 @@ import pytest
 from bench import processes
 from bench.cases import CASES, TARGETS, Case, Pacing, Target
 from bench.native_tools import BenchError, build_tools, find_compiler
+from bench.profile import shares
 from bench.run import Run, added_latency, drive, quick
 from bench.servers import BENCH, Setting, default_launcher, running_mock
 from bench.table import Figure, render
@@ -134,6 +135,23 @@ def test_without_a_compiler_the_message_says_what_to_install(tmp_path: Path, mon
     monkeypatch.setenv("CC", "no-such-compiler")
     with pytest.raises(BenchError, match="apt install gcc"):
         build_tools(tmp_path / "build")
+
+
+STACKS = """\
+run (/usr/lib/python3.11/asyncio/runners.py:118);main (/x/site-packages/uvicorn/server.py:70) 30
+main (/x/site-packages/uvicorn/server.py:70);send (/x/site-packages/uvicorn/protocols/http/httptools_impl.py:9) 50
+write (/home/u/project with (odd) name/src/trunkline/server/sse.py:44) 10
+run (/usr/lib/python3.11/asyncio/runners.py:118) 5
+decode (/usr/lib/python3.11/json/decoder.py:3) 3
+epoll_wait 2
+"""
+
+
+def test_samples_count_for_the_package_of_the_innermost_function() -> None:
+    packages, functions = shares(STACKS)
+    assert packages == {"uvicorn": 80, "trunkline.server": 10, "event loop": 7, "standard library": 3}
+    assert functions["trunkline.server: sse.write"] == 10
+    assert functions["uvicorn: protocols.http.httptools_impl.send"] == 50
 
 
 @needs_compiler
