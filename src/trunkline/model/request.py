@@ -65,11 +65,15 @@ ResponseFormat = Literal["text", "json_object"] | JsonSchema
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One turn's request. None means the client did not say."""
+    """One turn's request. None means the client did not say.
+
+    `instructions` are a system message that stands before all items and belongs to this turn alone.
+    """
 
     model: str | None
     items: tuple[Item, ...]
     places: tuple[str, ...] = ()
+    instructions: str | None = None
     stream: bool = False
     include_usage: bool = False
 
@@ -90,6 +94,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: str | None = None
+    reasoning_summary: str | None = None
     verbosity: str | None = None
 
     metadata: Mapping[str, str] | None = None
@@ -98,6 +103,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_cache_key: str | None = None
     service_tier: str | None = None
     store: bool | None = None
+
+    previous_response_id: str | None = None
+    conversation: str | None = None
+    background: bool = False
+    include: tuple[str, ...] = ()
+    truncation: Literal["auto", "disabled"] | None = None
+    max_tool_calls: int | None = None
 
     asked: Mapping[str, str] = {}
     extra: Mapping[str, msgspec.Raw] = {}

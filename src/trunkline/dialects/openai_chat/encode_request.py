@@ -40,7 +40,10 @@ def forward_body(body: bytes, request: Request, *, model: str, want_usage: bool)
 
 def encode_request(request: Request, *, model: str, want_usage: bool) -> bytes:
     """The whole request written anew."""
-    body: dict[str, object] = {"model": model, "messages": write_messages(request.items)}
+    messages = write_messages(request.items)
+    if request.instructions is not None:
+        messages.insert(0, {"role": "system", "content": request.instructions})
+    body: dict[str, object] = {"model": model, "messages": messages}
     if request.stream:
         body["stream"] = True
         if want_usage or request.include_usage:
