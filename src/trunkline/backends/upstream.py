@@ -110,7 +110,7 @@ class Answer:
                     while await self._response.content.readany():
                         pass
             except (TimeoutError, aiohttp.ClientError, ConnectionError):
-                pass
+                pass  # the answer is whole; only the connection is lost, and closing it is what comes next
         self.close()
 
     def close(self) -> None:
