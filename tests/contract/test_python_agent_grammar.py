@@ -49,7 +49,7 @@ results = st.one_of(
 
 def served(agent: object) -> PythonBackend:
     backend = PythonBackend(PythonSettings(target="bot", client_tools=True), SETUP, agent=agent)
-    backend.load()
+    backend.check()
     return backend
 
 

@@ -80,18 +80,14 @@ class PythonBackend:
             streaming=self._settings.streaming,
         )
 
-    def load(self) -> None:
-        """Imports the agent. Raises ConfigError, with the file and line of the author's code where it failed."""
+    def check(self) -> None:
+        """Imports the agent, without starting anything. Raises ConfigError, with the author's line where it failed."""
         if self._agent is None:
             self._agent = self._located(self._load)
             self._on_loop = runs_on_loop(self._agent)
 
-    def check(self) -> None:
-        """Finds out without starting whether it could start. Raises what `load` raises."""
-        self.load()
-
     async def start(self) -> None:
-        self.load()
+        self.check()
         if not self._on_loop:
             self._threads.prepare()
 
