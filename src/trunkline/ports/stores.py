@@ -1,0 +1,210 @@
+"""The store port: what is kept between requests, by tenant.
+
+Everything is asynchronous, because a store may be a server; everything takes the tenant first, because a foreign id must behave
+exactly like an unknown one. JSON travels as bytes: what a client gets again is byte for byte what was stored.
+
+    response      the object a client can GET, and the turn it stands for: input and output items, and the turn before it
+    run           work that outlives its request: queued, in_progress, then one terminal status; with its event log
+    conversation  an ordered list of items with a name of its own
+    completion    a stored chat completion
+
+A chain of turns is followed through `parent_id`. A turn stores its own items only; deleting a response that others continue
+hides it and keeps its items for them.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+RunStatus = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
+Order = Literal["asc", "desc"]
+
+
+class StoredResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """A response and its turn. `object`, `input` and `output` are JSON: the Response object and two lists of items.
+
+    Attributes:
+        parent_id: the response this one continues, for a chain.
+        conversation_id: the conversation it belongs to, for one that has an id of its own.
+        name: the plain conversation name that shall point to it from now on.
+        background: whether it was started in the background, so that it has an event log to resume from.
+        created_at: unix seconds.
+    """
+
+    id: str
+    object: bytes
+    input: bytes
+    output: bytes
+    status: RunStatus
+    model: str
+    created_at: int
+    parent_id: str | None = None
+    conversation_id: str | None = None
+    name: str | None = None
+    background: bool = False
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """The items of one turn of a chain, as JSON lists."""
+
+    input: bytes
+    output: bytes
+
+
+class LoggedEvent(msgspec.Struct, frozen=True, gc=False):
+    """One event of a run as its surface writes it. `sequence_number` counts from 0 without gaps."""
+
+    sequence_number: int
+    type: str
+    data: bytes
+
+
+class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Work that outlives its request. `request` is what is needed to run it again, opaque to the store."""
+
+    id: str
+    status: RunStatus
+    request: bytes
+    created_at: int
+    tenant: str = "default"
+    next_sequence: int = 0
+
+
+class StoredConversation(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation; `metadata` is a JSON object."""
+
+    id: str
+    created_at: int
+    metadata: bytes = b"{}"
+
+
+class StoredItem(msgspec.Struct, frozen=True):
+    """One item of a conversation; `data` is its JSON."""
+
+    id: str
+    data: bytes
+
+
+class StoredCompletion(msgspec.Struct, frozen=True, kw_only=True):
+    """A chat completion and the messages it answered, as JSON."""
+
+    id: str
+    object: bytes
+    messages: bytes
+    model: str
+    created_at: int
+    metadata: bytes = b"{}"
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Which part of a list: at most `limit` entries after (not including) the entry `after`, in `order`."""
+
+    limit: int = 20
+    order: Order = "desc"
+    after: str | None = None
+
+
+class ResponseStore(Protocol):
+    """Responses and their chains."""
+
+    async def save_response(self, tenant: str, response: StoredResponse) -> None:
+        """Stores or replaces; returns when it is durable. A `name` moves to this response in the same transaction."""
+        ...
+
+    async def load_response(self, tenant: str, response_id: str) -> StoredResponse | None: ...
+
+    async def delete_response(self, tenant: str, response_id: str) -> bool:
+        """Removes the object, its names and its run's log. Its items stay while another turn continues it."""
+        ...
+
+    async def history(self, tenant: str, response_id: str) -> Sequence[Segment] | None:
+        """The turns up to and including this response, first turn first, in one query. None for an unknown one."""
+        ...
+
+    async def named_response(self, tenant: str, name: str) -> str | None:
+        """The response a plain conversation name points to."""
+        ...
+
+
+class RunStore(Protocol):
+    """Runs and their event logs. Events are durable before anybody reads them."""
+
+    async def create_run(self, run: StoredRun, response: StoredResponse, events: Sequence[LoggedEvent]) -> None:
+        """The run, its response's first snapshot and its first events, in one transaction."""
+        ...
+
+    async def start_run(self, tenant: str, run_id: str) -> bool:
+        """queued → in_progress; False if it was cancelled or deleted meanwhile."""
+        ...
+
+    async def append_events(
+        self, tenant: str, run_id: str, events: Sequence[LoggedEvent], *, final: StoredResponse | None = None
+    ) -> bool:
+        """Appends; with `final`, ends the run with that response's status in the same transaction.
+
+        False, and nothing is written, when the run has ended or is gone: whoever writes has been fenced.
+        """
+        ...
+
+    async def read_events(self, tenant: str, run_id: str, *, after: int, limit: int) -> Sequence[LoggedEvent]:
+        """At most `limit` events with a sequence number greater than `after`."""
+        ...
+
+    async def load_run(self, tenant: str, run_id: str) -> StoredRun | None: ...
+
+    async def unfinished_runs(self) -> Sequence[StoredRun]:
+        """Every tenant's runs that are queued or in progress: what a restart has to deal with."""
+        ...
+
+
+class ConversationStore(Protocol):
+    """Conversations and their items, in the order they were added."""
+
+    async def create_conversation(
+        self, tenant: str, conversation: StoredConversation, items: Sequence[StoredItem]
+    ) -> None: ...
+
+    async def load_conversation(self, tenant: str, conversation_id: str) -> StoredConversation | None: ...
+
+    async def update_conversation(self, tenant: str, conversation: StoredConversation) -> bool: ...
+
+    async def delete_conversation(self, tenant: str, conversation_id: str) -> bool:
+        """Removes it with its items. Responses made in it stay."""
+        ...
+
+    async def add_items(self, tenant: str, conversation_id: str, items: Sequence[StoredItem]) -> bool: ...
+
+    async def list_items(self, tenant: str, conversation_id: str, page: Page) -> Sequence[StoredItem]: ...
+
+    async def load_item(self, tenant: str, conversation_id: str, item_id: str) -> StoredItem | None: ...
+
+    async def delete_item(self, tenant: str, conversation_id: str, item_id: str) -> bool: ...
+
+
+class CompletionStore(Protocol):
+    """Stored chat completions."""
+
+    async def save_completion(self, tenant: str, completion: StoredCompletion) -> None: ...
+
+    async def load_completion(self, tenant: str, completion_id: str) -> StoredCompletion | None: ...
+
+    async def update_completion(self, tenant: str, completion_id: str, *, metadata: bytes, object: bytes) -> bool: ...  # noqa: A002 - the wire's word
+
+    async def delete_completion(self, tenant: str, completion_id: str) -> bool: ...
+
+    async def list_completions(
+        self, tenant: str, page: Page, *, model: str | None = None, metadata: bytes | None = None
+    ) -> Sequence[StoredCompletion]: ...
+
+
+class Store(ResponseStore, RunStore, ConversationStore, CompletionStore, Protocol):
+    """All of it, behind one life: `start` before, `close` after."""
+
+    async def start(self) -> None:
+        """Opens, and upgrades what an older version wrote. Raises ConfigError or StoreError with what to do."""
+        ...
+
+    async def close(self) -> None:
+        """Writes what is pending and closes. Safe to call twice and without `start`."""
+        ...
