@@ -76,6 +76,20 @@ def test_an_agent_that_does_not_import_is_found(tmp_path: Path) -> None:
     assert "support_bot.py:2: ModuleNotFoundError: No module named 'no_such_module'" in ended.stderr
 
 
+def test_an_embedded_model_is_shown_under_its_own_name(tmp_path: Path) -> None:
+    write(tmp_path, '[backends.local]\ntype = "embedded"\n')
+    ended = run("check", "trunkline.toml", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines()[1].split() == [
+        "smollm2-135m-instruct",
+        "local",
+        "embedded",
+        "in",
+        "this",
+        "process",
+    ]
+
+
 def test_a_missing_model_file_is_found(tmp_path: Path) -> None:
     write(tmp_path, '[backends.local]\ntype = "embedded"\npath = "gone.gguf"\n')
     ended = run("check", "trunkline.toml", cwd=tmp_path)

@@ -88,6 +88,16 @@ def test_a_request_without_a_model_is_answered_by_the_target(tmp_path: Path) -> 
         assert (status, answer["error"]["code"]) == (404, "model_not_found")
 
 
+def test_the_embedded_model_is_named_while_it_loads_and_answers_when_no_model_is_asked_for(tmp_path: Path) -> None:
+    with Program("--port", "0", cwd=tmp_path) as program:
+        listed = program.line()
+        assert program.ask("Say hello.")
+        name = listed.removeprefix("models: ")
+        assert program.errors().startswith(f"loading {name} …\n")
+        assert program.stop() == 0
+        assert "Traceback" not in program.errors()
+
+
 def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

@@ -4,11 +4,13 @@ The file is read as `serve` reads it, environment included. Then the backends ar
 for model files; no port is opened, no model is loaded and no server is asked.
 """
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, assert_never, runtime_checkable
 
 from trunkline.assembly import build_backends
+from trunkline.cli.model_names import with_model_names
 from trunkline.cli.output import Output, Style, table
 from trunkline.cli.target import agent_name
 from trunkline.config.checks import static_models, unlisted_backends
@@ -31,7 +33,7 @@ HEADER = ("MODEL", "BACKEND", "TYPE", "ANSWERED BY")
 
 def check(path: Path, *, environ: Mapping[str, str], output: Output) -> None:
     """Prints the resolved routes. Raises ConfigError for the first thing that is wrong."""
-    config = load_config(path, environ=environ)
+    config = asyncio.run(with_model_names(load_config(path, environ=environ), base_dir=path.parent))
     backends = build_backends(config, base_dir=path.parent, clock=SystemClock(), entropy=SystemEntropy())
     for backend in backends.values():
         if isinstance(backend, Checkable):
@@ -74,10 +76,6 @@ def _own_names(settings: Backend, config: Config) -> str:
         case PythonSettings(target=target):
             where, _, attribute = target.rpartition(":")
             return config.server.model_name or agent_name(where, attribute)
-        case EmbeddedSettings(path=str(path)):
-            return Path(path).stem.lower()
-        case EmbeddedSettings():
-            return "(the model that make install fetched)"
         case _:
             return "(whatever it lists)"
 

@@ -18,6 +18,7 @@ from trunkline.assembly import assemble
 from trunkline.cli.lifecycle import CLOSE_S, Application, Stop, log, serve_until_stopped, started
 from trunkline.cli.lifespan import Lifespan
 from trunkline.cli.listen import base_url, listen
+from trunkline.cli.model_names import with_default_model, with_model_names
 from trunkline.cli.output import Output
 from trunkline.cli.target import target_document
 from trunkline.cli.welcome import print_welcome, url_line
@@ -73,6 +74,9 @@ def serve(options: ServeOptions, *, config: Config, base_dir: Path, output: Outp
         os.set_inheritable(options.listen_fd, False)  # not for what an agent starts
         listener = socket.socket(fileno=options.listen_fd)
     with contextlib.closing(listener), asyncio.Runner(loop_factory=auto_loop_factory(use_subprocess=False)) as runner:
+        config = runner.run(with_model_names(config, base_dir=base_dir))
+        if options.config is None:
+            config = with_default_model(config)
         application = assemble(config, base_dir=base_dir)
         runner.run(_serve(application, listener, options=options, config=config, output=output))
 
@@ -126,13 +130,9 @@ async def _models(application: Application, *, output: Output) -> Sequence[str]:
 def _loading(config: Config, *, output: Output) -> contextlib.AbstractAsyncContextManager[None]:
     """Progress while a model is read into memory; nothing else takes long to start."""
     names = [
-        _embedded_name(settings) for settings in config.backends.values() if isinstance(settings, EmbeddedSettings)
+        str(settings.model_name) for settings in config.backends.values() if isinstance(settings, EmbeddedSettings)
     ]
     return output.progress(f"loading {', '.join(names)}") if names else contextlib.nullcontext()
-
-
-def _embedded_name(settings: EmbeddedSettings) -> str:
-    return settings.model_name or (Path(settings.path).name if settings.path else "the embedded model")
 
 
 @contextlib.contextmanager
