@@ -168,7 +168,7 @@ async def _drain(server: uvicorn.Server, application: Application, *, grace_s: f
         connection.shutdown()
     if await _settled(server, within_s=grace_s):
         return
-    log.warning("shutdown grace of %s s is over; ending %d answers", f"{grace_s:g}", len(server.server_state.tasks))
+    log.warning("shutdown grace of %s s is over; answers ended: %d", f"{grace_s:g}", len(server.server_state.tasks))
     application.abort()
     if await _settled(server, within_s=CANCEL_S):
         return
