@@ -39,8 +39,8 @@ def build_backend(settings: Settings, setup: BackendSetup) -> Backend:
     plugin = BACKENDS[str(kind)]
     try:
         module = importlib.import_module(plugin.module)
-    except ImportError as error:
-        if plugin.extra is None:
+    except ModuleNotFoundError as error:
+        if plugin.extra is None or (error.name or "").startswith("trunkline"):
             raise
         raise ConfigError(
             f"type {kind!r} needs a package that is not installed ({error}); install trunkline[{plugin.extra}]",
