@@ -231,6 +231,38 @@ async def test_a_value_that_means_nothing_is_named(value: object, message: str) 
     assert caught.value.status == 500
 
 
+@pytest.mark.parametrize("form", ["async generator", "generator"])
+async def test_an_agent_that_yielded_nonsense_is_closed_before_its_error_is_told(form: str) -> None:
+    closed: list[str] = []
+
+    async def async_generator(turn: Turn) -> AsyncIterator[object]:
+        try:
+            yield 7
+        finally:
+            await asyncio.sleep(0)
+            closed.append(form)
+
+    class Numbers:
+        """An iterator that has to be closed: leaving it to the garbage collector is too late."""
+
+        def __iter__(self) -> Iterator[object]:
+            return self
+
+        def __next__(self) -> object:
+            return 7
+
+        def close(self) -> None:
+            closed.append(form)
+
+    numbers = Numbers()
+    agent = async_generator if form == "async generator" else lambda turn: numbers
+    backend = await started(agent)
+    with pytest.raises(AgentError, match="yielded int"):
+        await events_of(backend, request_of("x"))
+    assert closed == [form]
+    await backend.close()
+
+
 async def test_a_tool_run_needs_a_call_id_of_its_own() -> None:
     with pytest.raises(AgentError, match="'c1' twice"):
         await yielding(ToolStarted("c1", "a"), ToolStarted("c1", "b"))
