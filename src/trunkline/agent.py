@@ -113,8 +113,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         history: the messages before it, oldest first. When the conversation goes on after it (results of client tools),
             the input has been said already and is part of the history.
         messages: the whole conversation, the input included; what to hand to a chat model.
-        instructions: system and developer messages, joined by newlines.
-        items: the conversation in full detail (`trunkline.model.items`), instructions included.
+        instructions: what the request instructs, its system and developer messages, joined by newlines.
+        items: the conversation in full detail (`trunkline.model.items`), system and developer messages included.
         attachments: images, audio and files of the last user message.
         tools: tools the client can run; empty unless the backend sets `client_tools`.
         tool_choice: `auto`, `none`, `required`, or the name of the tool the client demands.

@@ -48,6 +48,13 @@ def test_the_last_user_message_is_the_input_and_the_rest_is_history() -> None:
     assert made.items == CONVERSATION
 
 
+def test_instructions_of_the_request_come_before_those_of_the_conversation() -> None:
+    assert turn(*CONVERSATION, instructions="Today is Monday.").instructions == (
+        "Today is Monday.\nBe a pirate.\nBe brief."
+    )
+    assert turn("x").instructions == ""
+
+
 def test_a_conversation_that_goes_on_after_the_input_is_all_history() -> None:
     call, output = (
         FunctionCall(call_id="c1", name="look"),

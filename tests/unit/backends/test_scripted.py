@@ -358,5 +358,6 @@ async def test_a_conversation_counts_all_its_words() -> None:
         Message(role="system", content=(TextPart("be nice"),)),
         FunctionCallOutput(call_id="c", content=(TextPart("one two three"),)),
     )
-    usage = fold(await events_of(ScriptedBackend(), request_of(*items, "hi"))).usage
-    assert usage == Usage(input_tokens=6, output_tokens=1)
+    request = msgspec.structs.replace(request_of(*items, "hi"), instructions="be brief")
+    usage = fold(await events_of(ScriptedBackend(), request)).usage
+    assert usage == Usage(input_tokens=8, output_tokens=1)

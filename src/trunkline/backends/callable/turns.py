@@ -34,13 +34,12 @@ def turn_for(request: Request, context: Context, *, history: History, client_too
     last = _last_user(request.items)
     asked = request.items[last]
     assert isinstance(asked, Message)
-    instructions = "\n".join(
-        [
-            text_of(item.content)
-            for item in request.items
-            if isinstance(item, Message) and item.role in ("system", "developer")
-        ]
-    )
+    instructions = [] if request.instructions is None else [request.instructions]
+    instructions += [
+        text_of(item.content)
+        for item in request.items
+        if isinstance(item, Message) and item.role in ("system", "developer")
+    ]
     items: Sequence[Item] = request.items if history != "last" else request.items[last:]
     before = chat_messages(request.items[:last]) if history != "last" else []
     text = text_of(asked.content, separator="\n")
@@ -54,7 +53,7 @@ def turn_for(request: Request, context: Context, *, history: History, client_too
         input=text,
         history=past,
         messages=messages,
-        instructions=instructions,
+        instructions="\n".join(instructions),
         items=items,
         attachments=tuple(part for part in asked.content if isinstance(part, Attachment)),
         tools=_tools(request) if client_tools else (),

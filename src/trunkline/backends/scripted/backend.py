@@ -91,7 +91,7 @@ class ScriptedBackend:
         rule = self._rule_for(text)
         if not rule.steps:
             rule = msgspec.structs.replace(rule, steps=echo_steps(text))
-        words = sum([len(_text(item).split()) for item in request.items])
+        words = len((request.instructions or "").split()) + sum([len(_text(item).split()) for item in request.items])
         player = Player(rule, request, context, delay_s=self._settings.delay_s, input_words=words)
         self._opened += 1
         self._active += 1
