@@ -1,0 +1,99 @@
+"""Golden cases: one text file each, in sections between lines of dashes.
+
+    What this shows, in a line or two, for the person who reads the case.
+    name: value                     settings of the case, if it has any
+    ----
+    what goes in
+    ----
+    what must come out
+
+The folder names the operation: cases/<dialect>/<operation>/<case>.txt. Events are written one a line as the JSON of
+their tagged Structs. A line that begins with `raises` is the exception an operation ends with.
+
+`TRUNKLINE_REWRITE_CASES=1` writes what the code gives into the files, to be reviewed as a diff; not in CI.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from trunkline.model.errors import TrunklineError
+from trunkline.model.events import Event
+
+ROOT = Path(__file__).parent / "cases"
+REWRITE = os.environ.get("TRUNKLINE_REWRITE_CASES") == "1"
+_RULE = re.compile(r"^-{4,}\n", re.MULTILINE)
+_SETTING = re.compile(r"^([a-z_]+): (.*)$")
+_EVENT = msgspec.json.Decoder(Event)
+
+
+class Case(msgspec.Struct, frozen=True):
+    """One case as read. `given` is text; `data` is what it stands for in bytes."""
+
+    path: Path
+    head: str
+    settings: dict[str, str]
+    given: str
+    expected: str
+
+    @property
+    def operation(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def data(self) -> bytes:
+        """The input's bytes, with the line ends and escapes the settings ask for."""
+        text = self.given.removesuffix("\n") if self.settings.get("final_newline") == "no" else self.given
+        data = text.encode()
+        if self.settings.get("escapes") == "python":
+            data = text.encode("latin-1").decode("unicode_escape").encode("latin-1")
+        ends = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}[self.settings.get("line_ends", "lf")]
+        return data.replace(b"\n", ends)
+
+    def flag(self, name: str) -> bool:
+        return self.settings.get(name) == "true"
+
+    def rewrite(self, result: str) -> None:
+        self.path.write_text(f"{self.head}----\n{self.given}----\n{result}", encoding="utf-8")
+
+
+def read_case(path: Path) -> Case:
+    sections = _RULE.split(path.read_text(encoding="utf-8"))
+    assert len(sections) == 3, f"{path}: expected three sections between lines of dashes, found {len(sections)}"
+    head, given, expected = sections
+    settings = {match[1]: match[2] for line in head.splitlines() if (match := _SETTING.match(line))}
+    return Case(path, head, settings, given, expected)
+
+
+def find_cases(dialect: str, *operations: str) -> Iterator[Case]:
+    for operation in operations:
+        for path in sorted((ROOT / dialect / operation).glob("*.txt")):
+            yield read_case(path)
+
+
+def check(case: Case, result: str) -> None:
+    """The result equals what the case expects; or, when rewriting, becomes it."""
+    if REWRITE:
+        assert "CI" not in os.environ, "cases are reviewed by people, never rewritten by CI"
+        case.rewrite(result)
+        return
+    assert result == case.expected, f"{case.path.name}: {case.head.strip()}"
+
+
+def write_events(events: list[Event]) -> str:
+    return "".join(f"{msgspec.json.encode(event).decode()}\n" for event in events)
+
+
+def read_events(text: str) -> list[Event]:
+    return [_EVENT.decode(line) for line in text.splitlines() if line]
+
+
+def write_error(error: TrunklineError) -> str:
+    return f"raises {type(error).__name__} {msgspec.json.encode(error.info()).decode()}\n"
+
+
+def pretty(data: bytes) -> str:
+    return f"{msgspec.json.format(data, indent=2).decode()}\n"

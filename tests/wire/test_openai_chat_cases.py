@@ -1,0 +1,133 @@
+"""The openai_chat dialect against its golden cases, each operation in the way a backend or a surface uses it."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from tests.wire.golden import Case, check, find_cases, pretty, read_events, write_error, write_events
+from trunkline.config.profiles import Profile
+from trunkline.dialects.openai_chat import ChatBackend, ChatSurface
+from trunkline.dialects.openai_chat.backend import ChatDecoder
+from trunkline.model.errors import ErrorInfo, RequestError, TrunklineError
+from trunkline.model.events import Event, TurnFailed, TurnStarted
+from trunkline.model.grammar import Grammar
+from trunkline.model.request import Request
+from trunkline.model.turn import fold
+
+FALLBACK = TurnStarted("chatcmpl-fallback", "fallback-model", 1700000000)
+BACKEND = ChatBackend()
+
+
+def surface(case: Case) -> ChatSurface:
+    return ChatSurface(
+        Profile(
+            json_spacing=case.flag("json_spacing"),
+            error_style="plain" if case.settings.get("error_style") == "plain" else "openai",
+        )
+    )
+
+
+def asked(case: Case) -> Request:
+    return Request(model=case.settings.get("model"), items=(), stream=True, include_usage=case.flag("include_usage"))
+
+
+def decode(case: Case, size: int) -> str:
+    """The events of the input, fed `size` bytes at a time, and the error it ends with."""
+    decoder: ChatDecoder = BACKEND.decoder(FALLBACK, streamed=case.operation == "decode_stream")
+    data = case.data
+    events: list[Event] = []
+    failure = ""
+    try:
+        for start in range(0, len(data), size):
+            events.extend(decoder.feed(data[start : start + size]))
+            if decoder.ended:
+                break
+        events.extend(decoder.close())
+    except TrunklineError as error:
+        failure = write_error(error)
+    grammar = Grammar()
+    for event in events:
+        grammar.feed(event)
+    assert grammar.ended != bool(failure), "an answer ends with exactly one of a terminal event and an exception"
+    return write_events(events) + failure
+
+
+def decode_answer(case: Case) -> str:
+    whole = decode(case, max(1, len(case.data)))
+    for size in (1, 2, 3, 7):
+        assert decode(case, size) == whole, f"fed {size} bytes at a time"
+    return whole
+
+
+def decode_request(case: Case) -> str:
+    codec = surface(case)
+    try:
+        request = codec.decode_request(case.data)
+    except RequestError as error:
+        return f"raises {type(error).__name__} {error.status}\n{pretty(codec.encode_error(error.info()))}"
+    return pretty(msgspec.json.encode(request))
+
+
+def encode_stream(case: Case) -> str:
+    events = read_events(case.given)
+    grammar = Grammar()
+    for event in events:
+        grammar.feed(event)
+    encoder = surface(case).encoder(asked(case))
+    return b"".join([encoder.feed(event) for event in events]).decode()
+
+
+def encode_turn(case: Case) -> str:
+    events = read_events(case.given)
+    grammar = Grammar()
+    for event in events:
+        grammar.feed(event)
+    assert not isinstance(events[-1], TurnFailed)
+    data = surface(case).encode_turn(fold(events), asked(case))
+    return data.decode() + "\n" if case.flag("json_spacing") else pretty(data)
+
+
+def encode_request(case: Case) -> str:
+    request = surface(case).decode_request(case.data)
+    return pretty(BACKEND.encode_request(request, model=case.settings["backend_model"]))
+
+
+def forward_body(case: Case) -> str:
+    body = case.data.removesuffix(b"\n")
+    request = surface(case).decode_request(body)
+    return BACKEND.forward_body(body, request, model=case.settings["backend_model"]).decode() + "\n"
+
+
+def decode_error(case: Case) -> str:
+    return write_error(BACKEND.decode_error(int(case.settings["status"]), case.data))
+
+
+def encode_error(case: Case) -> str:
+    return surface(case).encode_error(msgspec.json.decode(case.given, type=ErrorInfo)).decode() + "\n"
+
+
+OPERATIONS: dict[str, Callable[[Case], str]] = {
+    "decode_body": decode_answer,
+    "decode_error": decode_error,
+    "decode_request": decode_request,
+    "decode_stream": decode_answer,
+    "encode_error": encode_error,
+    "encode_request": encode_request,
+    "encode_stream": encode_stream,
+    "encode_turn": encode_turn,
+    "forward_body": forward_body,
+}
+CASES = list(find_cases("openai_chat", *OPERATIONS))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.operation}/{case.path.stem}")
+def test_case(case: Case) -> None:
+    check(case, OPERATIONS[case.operation](case))
+
+
+def test_every_operation_has_cases_and_every_case_an_operation() -> None:
+    found = {case.operation for case in CASES}
+    assert found == set(OPERATIONS)
+    folders = {path.parent.name for path in (CASES[0].path.parent.parent).glob("*/*.txt")}
+    assert folders == set(OPERATIONS)
