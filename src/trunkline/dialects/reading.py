@@ -22,15 +22,21 @@ def decode_body(body: bytes) -> Object:
         value: Json = msgspec.json.decode(body)
     except RecursionError:
         raise RequestError("Invalid JSON: nested too deeply", code="invalid_json") from None
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            f"Invalid JSON: the body is not UTF-8 ({error.reason} at byte {error.start})", code="invalid_json"
-        ) from None
+    except UnicodeDecodeError:
+        raise RequestError(f"Invalid JSON: the body is not UTF-8{_where(body)}", code="invalid_json") from None
     except msgspec.DecodeError as error:
         raise RequestError(f"Invalid JSON: {error}", code="invalid_json") from None
     if not isinstance(value, dict):
         raise RequestError(f"Invalid JSON: expected an object, but got {describe(value)} instead", code="invalid_type")
     return value
+
+
+def _where(body: bytes) -> str:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:  # the JSON decoder counts from the string's beginning, this from the body's
+        return f" ({error.reason} at byte {error.start})"
+    return ""
 
 
 def raw(value: Json) -> msgspec.Raw:

@@ -32,7 +32,8 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 class SseReader:
     """Feeds on bytes, gives events. `last_event_id` is what a client would send to resume."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._max_frame_bytes = max_frame_bytes
         self._buffer = b""
         self._begun = False
         self._data: list[bytes] = []
@@ -62,8 +63,8 @@ class SseReader:
             rest = lines.pop()
             for line in lines:
                 self._line(line, events)
-        if len(rest) + sum(map(len, self._data)) > MAX_FRAME_BYTES:
-            raise FrameTooLarge(f"server-sent event larger than {MAX_FRAME_BYTES} bytes")
+        if len(rest) + sum(map(len, self._data)) > self._max_frame_bytes:
+            raise FrameTooLarge(f"server-sent event larger than {self._max_frame_bytes} bytes")
         self._buffer = rest
         return events
 

@@ -1,10 +1,11 @@
 """Pieces of chat answers that both directions share: usage, log probabilities, finish reasons, error objects."""
 
-from typing import cast
+from collections.abc import Sequence
+from typing import TypeGuard, cast
 
 import msgspec
 
-from trunkline.dialects.reading import Json, Object
+from trunkline.dialects.reading import Json, Object, raw
 from trunkline.model.errors import (
     BackendError,
     BackendRateLimited,
@@ -13,7 +14,7 @@ from trunkline.model.errors import (
     BackendUnavailable,
     ErrorInfo,
 )
-from trunkline.model.events import FinishReason
+from trunkline.model.events import Extension, FinishReason
 from trunkline.model.tokens import TokenLogprob, TopLogprob
 from trunkline.model.usage import Usage
 
@@ -28,6 +29,7 @@ FINISH_REASONS: dict[str, FinishReason] = {
     "abort": "error",  # vLLM, SGLang: the engine dropped the request
     "insufficient_system_resource": "error",  # DeepSeek: interrupted
 }
+_STREAMED_TEXT = frozenset({"arguments", "data", "summary", "text", "transcript"})
 
 
 def read_usage(source: Object) -> Usage:
@@ -102,11 +104,11 @@ def read_logprobs(entries: Json) -> tuple[TokenLogprob, ...]:
 
 
 def _logprob(entry: Object) -> tuple[str, float, tuple[int, ...] | None, int | None]:
-    token, logprob, raw, token_id = entry.get("token"), entry.get("logprob"), entry.get("bytes"), entry.get("id")
+    token, logprob, data, token_id = entry.get("token"), entry.get("logprob"), entry.get("bytes"), entry.get("id")
     return (
         token if isinstance(token, str) else "",
         float(logprob) if type(logprob) is float or (type(logprob) is int and -1e9 < logprob <= 0) else -9999.0,
-        tuple([byte for byte in raw if type(byte) is int]) if isinstance(raw, list) else None,
+        tuple([byte for byte in data if type(byte) is int]) if isinstance(data, list) else None,
         token_id if type(token_id) is int else None,
     )
 
@@ -120,6 +122,45 @@ def _write_logprob(token: TokenLogprob | TopLogprob) -> dict[str, object]:
     if token.id is not None:
         written["id"] = token.id
     return written
+
+
+def join_extensions(extensions: Sequence[Extension]) -> dict[str, msgspec.Raw]:
+    """The members that extensions of one place make in a whole answer; pieces of a streamed one are put together."""
+    joined: dict[str, msgspec.Raw] = {}
+    for extension in extensions:
+        earlier = joined.get(extension.name)
+        joined[extension.name] = (
+            extension.payload
+            if earlier is None
+            else raw(_join(msgspec.json.decode(earlier), msgspec.json.decode(extension.payload), extension.name))
+        )
+    return joined
+
+
+def _join(earlier: Json, later: Json, key: str) -> Json:
+    """Objects merge, lists join by `index` where entries have one, text that streams in pieces is joined; else the later holds."""
+    if isinstance(earlier, dict) and isinstance(later, dict):
+        merged = dict(earlier)
+        for name, value in later.items():
+            merged[name] = _join(merged[name], value, name) if merged.get(name) is not None else value
+        return merged
+    if isinstance(earlier, list) and isinstance(later, list):
+        entries = list(earlier)
+        places = {entry["index"]: place for place, entry in enumerate(entries) if _is_indexed(entry)}
+        for entry in later:
+            place = places.get(entry["index"]) if _is_indexed(entry) else None
+            if place is None:
+                entries.append(entry)
+            else:
+                entries[place] = _join(entries[place], entry, key)
+        return entries
+    if isinstance(earlier, str) and isinstance(later, str) and key in _STREAMED_TEXT:
+        return earlier + later
+    return later
+
+
+def _is_indexed(entry: Json) -> TypeGuard[dict[str, Json]]:
+    return isinstance(entry, dict) and isinstance(entry.get("index"), int)
 
 
 def write_error(error: ErrorInfo) -> dict[str, object]:
@@ -147,13 +188,15 @@ def read_error(status: int, source: Json) -> BackendError:
     elif isinstance(source, str) and source:
         message = source
     message = message[:2000]
+    if status == 401:  # the text speaks of our key, and may show a part of it
+        return BackendError("the upstream refused this server's API key", code="upstream_unauthorized")
     if status == 429:
         return BackendRateLimited(message, code=code, param=param)
     if status in (408, 504):
         return BackendTimeout(message, code=code, param=param)
     if status == 503:
         return BackendUnavailable(message, code=code, param=param)
-    if 400 <= status < 500 and status not in (401, 403):
+    if 400 <= status < 500 and status not in (402, 403):  # those are about our account, another backend may answer
         return BackendRejected(message, status=status, type=kind, code=code, param=param)
     return BackendError(message, code=code, param=param)
 

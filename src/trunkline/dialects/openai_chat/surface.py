@@ -26,7 +26,9 @@ NAME = "openai_chat"
 _HEAD_KEYS = frozenset(
     {"system_fingerprint", "service_tier"}
 )  # every chunk carries these; the SDK keeps the last one's
-_SAID = frozenset({"content", "refusal", "tool_calls"})
+_SAID = frozenset(
+    {"content", "refusal", "tool_calls", "function_call", "audio"}
+)  # with any of these, content may be null
 _encode = msgspec.json.encode
 _HOLE = "\u2603"  # stands for the delta's text while a template is made
 _HOLE_JSON = _encode(_HOLE)
@@ -63,12 +65,13 @@ def _dump(value: object, *, spaced: bool) -> bytes:
 class _Choice:
     """What one choice of the stream has said, and what waits for its next chunk."""
 
-    __slots__ = ("annotations", "calls", "delta_extras", "extras", "logprobs", "open", "said", "templates")
+    __slots__ = ("annotated", "annotations", "calls", "delta_extras", "extras", "logprobs", "open", "said", "templates")
 
     def __init__(self) -> None:
         self.open = False  # its role has been sent
         self.said = False  # content, a refusal or a tool call has been sent
-        self.annotations: list[msgspec.Raw] = []
+        self.annotations: list[msgspec.Raw] = []  # of the open item
+        self.annotated = 0  # annotations that have been sent
         self.calls = 0
         self.logprobs: list[TokenLogprob] = []
         self.extras: dict[str, msgspec.Raw] = {}
@@ -176,7 +179,8 @@ class ChatEncoder:
         return b""
 
     def _annotation(self, event: ev.AnnotationAdded) -> bytes:
-        # Collected for one chunk: the official SDK's accumulation fails on a second list of entries without `index`.
+        # Collected for one chunk: the official SDK's accumulation (openai-python 3.54, lib/streaming/_deltas.py) fails on a
+        # second list of entries without `index`.
         entry = self._items.get(event.index)
         if entry is not None:
             self._choices[entry[0]].annotations.append(event.annotation)
@@ -190,12 +194,18 @@ class ChatEncoder:
         choice = self._choices[entry[0]]
         if choice.annotations:
             annotations, choice.annotations = choice.annotations, []
-            return self._chunk(entry[0], {"annotations": annotations})
+            first, choice.annotated = choice.annotated, choice.annotated + len(annotations)
+            numbered = (
+                annotations if first == 0 else [_numbered(one, first + place) for place, one in enumerate(annotations)]
+            )
+            return self._chunk(entry[0], {"annotations": numbered})
         return self._chunk(entry[0], {}) if choice.logprobs else b""
 
     def _choice_done(self, event: ev.ChoiceDone) -> bytes:
         # Neither text nor a call nor a refusal: the content is an empty string, as in the whole answer.
-        opening = b"" if self._choice(event.choice).said else self._chunk(event.choice, {"content": ""})
+        choice = self._choice(event.choice)
+        said = choice.said or not choice.delta_extras.keys().isdisjoint(_SAID)
+        opening = b"" if said else self._chunk(event.choice, {"content": ""})
         return opening + self._chunk(event.choice, {}, finish_reason=event.finish_reason)
 
     def _usage_reported(self, event: ev.UsageReported) -> bytes:
@@ -260,6 +270,9 @@ class ChatEncoder:
         self, index: int, delta: dict[str, object], *, finish_reason: str | None = None, refusal: bool = False
     ) -> bytes:
         choice = self._choice(index)
+        if choice.delta_extras:
+            delta = {**delta, **choice.delta_extras}
+            choice.delta_extras = {}
         choice.said = choice.said or not delta.keys().isdisjoint(_SAID)
         if not choice.open:
             choice.open = True
@@ -267,9 +280,6 @@ class ChatEncoder:
             if "content" not in delta:
                 first["content"] = None
             delta = {**first, **delta}
-        if choice.delta_extras:
-            delta = {**delta, **choice.delta_extras}
-            choice.delta_extras = {}
         wire: dict[str, object] = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         if choice.logprobs:
             written = parts.write_logprobs(tuple(choice.logprobs))
@@ -303,6 +313,12 @@ class ChatEncoder:
         return before, after
 
 
+def _numbered(annotation: msgspec.Raw, index: int) -> object:
+    """An annotation of a second message of the choice, with the `index` that the SDK then needs."""
+    value = msgspec.json.decode(annotation)
+    return {"index": index, **value} if isinstance(value, dict) else annotation
+
+
 def _call_delta(number: int, tool: ToolKind, text: str) -> dict[str, object]:
     inner = {"custom": {"input": text}} if tool == "custom" else {"function": {"arguments": text}}
     return {"tool_calls": [{"index": number, **inner}]}
@@ -322,8 +338,7 @@ def encode_turn(turn: Turn, request: Request) -> dict[str, object]:
     }
     if turn.usage is not None:
         completion["usage"] = parts.write_usage(turn.usage)
-    for extension in turn.extensions:
-        completion[extension.name] = extension.payload
+    completion.update(parts.join_extensions(turn.extensions))
     return completion
 
 
@@ -335,7 +350,7 @@ def _whole_choice(choice: ChoiceEnd, items: list[TurnItem]) -> dict[str, object]
     calls: list[dict[str, object]] = []
     logprobs: list[TokenLogprob] = []
     refused_logprobs: list[TokenLogprob] = []
-    extras: dict[str, object] = {}
+    extensions: list[ev.Extension] = []
     for turn_item in items:
         match turn_item.item:
             case Message(content=content):
@@ -354,10 +369,12 @@ def _whole_choice(choice: ChoiceEnd, items: list[TurnItem]) -> dict[str, object]
                 logprobs.extend(turn_item.logprobs)
             case _:
                 continue
-        extras.update({extension.name: extension.payload for extension in turn_item.extensions})
+        extensions.extend(turn_item.extensions)
+    extras = parts.join_extensions(extensions)
+    said = bool(calls or refusal) or not extras.keys().isdisjoint(_SAID)
     message: dict[str, object] = {
         "role": "assistant",
-        "content": "".join(text) if any(text) or not (calls or refusal) else None,
+        "content": "".join(text) if any(text) or not said else None,
         "refusal": "".join(refusal) if refusal else None,
     }
     if reasoning:
@@ -377,5 +394,5 @@ def _whole_choice(choice: ChoiceEnd, items: list[TurnItem]) -> dict[str, object]
         if logprobs or refused_logprobs
         else None,
         "finish_reason": choice.finish_reason,
-        **{extension.name: extension.payload for extension in choice.extensions},
+        **parts.join_extensions(choice.extensions),
     }
