@@ -226,8 +226,8 @@ def chat_answers(
 ) -> list[ev.Event]:
     """A whole answer as the chat dialect streams it.
 
-    Tokens come in the first `tokens_in` choices, annotations in the first `citations` messages of a choice: those of a second
-    one get an `index` that they did not have.
+    Tokens come in the first `tokens_in` choices, annotations in the first `citations` messages of a choice: those of
+    a second one get an `index` that they did not have.
     """
     writers = []
     ends = []

@@ -168,7 +168,7 @@ def answer_of(pieces: list[bytes], *, streamed: bool) -> None:
 
 
 @given(mutated(BODY))
-@examples(400)
+@examples(200)
 def test_a_wrong_body_is_the_callers_fault_and_nothing_else(body: Any) -> None:
     request_of(msgspec.json.encode(body))
 
@@ -186,7 +186,7 @@ def test_any_bytes_are_a_request_or_the_callers_fault(body: bytes) -> None:
 
 
 @given(mutated(CHUNK))
-@examples(300)
+@examples(150)
 def test_a_wrong_completion_is_the_backends_fault_and_nothing_else(chunk: Any) -> None:
     for choice in chunk.get("choices") if isinstance(chunk.get("choices"), list) else []:
         if isinstance(choice, dict) and "delta" in choice:
@@ -195,13 +195,13 @@ def test_a_wrong_completion_is_the_backends_fault_and_nothing_else(chunk: Any) -
 
 
 @given(st.lists(mutated(CHUNK), min_size=1, max_size=3))
-@examples(200)
+@examples(100)
 def test_wrong_chunks_are_the_backends_fault_and_nothing_else(chunks: list[Any]) -> None:
     answer_of([b"data: " + msgspec.json.encode(chunk) + b"\n\n" for chunk in chunks], streamed=True)
 
 
 @given(chat_answers(), st.data())
-@examples(100)
+@examples(40)
 def test_broken_bytes_of_a_stream_are_the_backends_fault(events: list[ev.Event], data: st.DataObject) -> None:
     wire = broken_bytes(data, encode_all(SURFACE.encoder(Request(model=None, items=())), events))
     answer_of(data.draw(splits(wire)), streamed=True)

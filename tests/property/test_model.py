@@ -157,13 +157,13 @@ MUTATIONS: dict[str, Mutation] = {
 
 
 @given(agent_answers())
-@examples(50)
+@examples(30)
 def test_the_grammar_accepts_every_whole_answer(events: Events) -> None:
     assert accept(events)
 
 
 @given(agent_answers(), st.data())
-@examples(50)
+@examples(30)
 def test_failure_and_cancellation_may_cut_anywhere(events: Events, data: st.DataObject) -> None:
     cut = data.draw(st.integers(1, len(events) - 1))
     ends: list[ev.Event] = [ev.TurnFailed(ErrorInfo(message="gone", type="server_error")), ev.TurnCancelled()]
@@ -190,7 +190,7 @@ def test_the_tables_of_the_grammar_name_every_kind() -> None:
 
 
 @given(agent_answers(), st.data())
-@examples(60)
+@examples(30)
 def test_the_fold_does_not_depend_on_how_deltas_are_cut(events: Events, data: st.DataObject) -> None:
     recut: Events = []
     for event in events:
@@ -204,7 +204,7 @@ def test_the_fold_does_not_depend_on_how_deltas_are_cut(events: Events, data: st
 
 
 @given(chat_answers(), st.data())
-@examples(50)
+@examples(30)
 def test_looking_at_a_turn_midway_changes_nothing(events: Events, data: st.DataObject) -> None:
     looks = data.draw(st.sets(st.integers(0, len(events)), max_size=4))
     folding = Fold()
@@ -216,7 +216,7 @@ def test_looking_at_a_turn_midway_changes_nothing(events: Events, data: st.DataO
 
 
 @given(agent_answers())
-@examples(50)
+@examples(30)
 def test_events_survive_their_json(events: Events) -> None:
     decoded = [msgspec.json.decode(msgspec.json.encode(event), type=ev.Event) for event in events]
     assert decoded == events

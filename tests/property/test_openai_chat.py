@@ -63,7 +63,7 @@ def chunks_of(data: bytes) -> list[bytes]:
 
 
 @given(chat_answers())
-@examples(100)
+@examples(60)
 def test_decoding_an_encoded_stream_gives_the_same_events(events: list[ev.Event]) -> None:
     assert decode([encode(events)], streamed=True) == events
 
@@ -75,7 +75,7 @@ def test_spacing_changes_no_event(events: list[ev.Event]) -> None:
 
 
 @given(chat_answers(), st.data(), st.sampled_from([b"\n", b"\r\n", b"\r"]))
-@examples(100)
+@examples(60)
 def test_no_split_of_the_bytes_changes_the_events(events: list[ev.Event], data: st.DataObject, ends: bytes) -> None:
     wire = encode(events).replace(b"\n", ends)
     assert decode(data.draw(splits(wire)), streamed=True) == events
@@ -98,7 +98,7 @@ def test_the_grammar_accepts_what_the_decoder_gives(events: list[ev.Event]) -> N
 
 
 @given(turns())
-@examples(100)
+@examples(60)
 def test_a_whole_completion_carries_the_whole_turn(events: list[ev.Event]) -> None:
     turn = fold(events)
     again = fold(decode([COMPACT.encode_turn(turn, REQUEST)], streamed=False))
@@ -106,7 +106,7 @@ def test_a_whole_completion_carries_the_whole_turn(events: list[ev.Event]) -> No
 
 
 @given(chat_answers(custom=False, tokens_in=1, citations=3))
-@examples(100)
+@examples(60)
 def test_the_sdk_accumulates_the_stream_to_the_whole_completion(events: list[ev.Event]) -> None:
     """The SDK's chunks know only function calls, and it doubles logprobs in the first chunk of every later choice."""
     state: ChatCompletionStreamState[None] = ChatCompletionStreamState()

@@ -154,9 +154,9 @@ class ChatEncoder:
         choice = self._choices[entry[0]]
         if not choice.open or choice.pending or self._extras:
             return self._chunk(entry[0], {key: text}, refusal=key == "refusal")
-        choice.said = choice.said or key != "reasoning_content"
         template = choice.templates.get(key)
         if template is None:
+            choice.said = choice.said or key in _SAID
             template = choice.templates[key] = self._template(entry[0], {key: _HOLE})
         return template[0] + _encode(text) + template[1]
 
