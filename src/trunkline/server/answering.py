@@ -18,7 +18,7 @@ from trunkline.model.errors import BackendUnavailable, InternalError, TrunklineE
 from trunkline.model.turn import Fold
 from trunkline.server.disconnect import DisconnectWatch
 from trunkline.server.errors import send_error
-from trunkline.server.exchange import Exchange, Header
+from trunkline.server.exchange import Exchange, Header, header_list, header_text
 from trunkline.server.json_response import send_json
 from trunkline.server.sse import SseStream
 
@@ -164,9 +164,9 @@ def _answer_headers(call: Call, answer: Answer | None) -> Sequence[Header]:
     outcome = call.outcome
     headers: list[Header] = []
     if outcome.route is not None:
-        headers.append((b"x-trunkline-route", outcome.route.encode("latin-1", "replace")))
+        headers.append((b"x-trunkline-route", header_text(outcome.route)))
     if outcome.ignored:
-        headers.append((b"x-trunkline-ignored", ", ".join(outcome.ignored).encode("latin-1", "replace")))
+        headers.append((b"x-trunkline-ignored", header_list(outcome.ignored)))
     if answer is not None:
         headers.extend(
             (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))

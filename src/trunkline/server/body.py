@@ -11,26 +11,19 @@ async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int) -> byte
     announced = header(scope, b"content-length")
     if announced is not None and announced.isdigit() and int(announced) > limit_bytes:
         raise _too_large(limit_bytes)
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise RequestError("the client left before its request was complete", code="client_disconnected")
-    body = bytes(message.get("body", b""))
-    if not message.get("more_body"):
-        if len(body) > limit_bytes:
-            raise _too_large(limit_bytes)
-        return body
-    pieces, size = [body], len(body)
+    pieces: list[bytes] = []
+    size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise RequestError("the client left before its request was complete", code="client_disconnected")
         piece = bytes(message.get("body", b""))
-        pieces.append(piece)
         size += len(piece)
         if size > limit_bytes:
             raise _too_large(limit_bytes)
         if not message.get("more_body"):
-            return b"".join(pieces)
+            return b"".join([*pieces, piece]) if pieces else piece
+        pieces.append(piece)
 
 
 def _too_large(limit_bytes: int) -> PayloadTooLarge:

@@ -4,12 +4,18 @@ It travels in the ASGI scope. Response headers are collected here and added once
 but the outermost has to wrap `send`: a wrapper costs a call per streamed event.
 """
 
+import re
+from collections.abc import Sequence
+
 from starlette.types import Scope, Send
 
 from trunkline.telemetry.outcome import Outcome
 
 KEY = "trunkline.exchange"
 Header = tuple[bytes, bytes]
+NAME_CHARACTERS = 100
+NAMES = 20
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
 class Exchange:
@@ -39,3 +45,17 @@ def header(scope: Scope, name: bytes) -> bytes | None:
         if key == name:
             return bytes(value)
     return None
+
+
+def header_text(text: str) -> bytes:
+    """A header's value from text that may be a client's own: printable, bounded, one line."""
+    shown = text if len(text) <= NAME_CHARACTERS else f"{text[:NAME_CHARACTERS]}..."
+    return _UNPRINTABLE.sub("?", shown).encode("ascii")
+
+
+def header_list(names: Sequence[str]) -> bytes:
+    """Names in one header; a count stands for those beyond the first NAMES."""
+    listed = [header_text(name.replace(",", "?")) for name in names[:NAMES]]
+    if len(names) > NAMES:
+        listed.append(b"... %d more" % (len(names) - NAMES))
+    return b", ".join(listed)

@@ -16,6 +16,7 @@ from trunkline.server.runtime import Runtime
 from trunkline.telemetry.logs import AccessLog, logfmt
 
 logger = logging.getLogger("trunkline.server")
+LOGGED_CHARACTERS = 200
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _SECURITY: list[Header] = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -104,11 +105,11 @@ class Edge:
                 {
                     "id": exchange.request_id,
                     "method": scope["method"],
-                    "path": scope["path"],
+                    "path": _short(scope["path"]),
                     "status": exchange.status,
                     "ms": (ended_s - exchange.started_s) * 1000,
                     "tenant": exchange.tenant,
-                    "model": outcome.model,
+                    "model": None if outcome.model is None else _short(outcome.model),
                     "route": outcome.route or outcome.backend,
                     "stream": True if outcome.stream else None,
                     "relayed": True if outcome.relayed else None,
@@ -123,6 +124,11 @@ class Edge:
                 at_s=self._clock.now_s(),
             )
         )
+
+
+def _short(text: str) -> str:
+    """A client's own text for the log: bounded, so that nobody fills the disk with one request."""
+    return text if len(text) <= LOGGED_CHARACTERS else f"{text[:LOGGED_CHARACTERS]}…"
 
 
 def _from_router(error: HTTPException, scope: Scope) -> TrunklineError:
