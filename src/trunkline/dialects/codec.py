@@ -32,7 +32,7 @@ class Decoder(Protocol):
         ...
 
     def feed(self, data: bytes) -> list[Event]:
-        """Raises BackendError for a fault before the turn has begun; afterwards a fault is the last event, TurnFailed."""
+        """Raises BackendError for a fault before the turn has begun; after that a fault is the last event, TurnFailed."""
         ...
 
     def close(self) -> list[Event]:

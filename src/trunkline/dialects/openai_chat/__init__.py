@@ -6,7 +6,11 @@ What the dialect cannot express, and what becomes of it:
 - hosted tool runs, their progress and approvals: left out of the answer (they are no tool calls for the client);
 - encrypted reasoning and reasoning summaries: left out; reasoning text travels as `reasoning_content`
   (`reasoning` is read too);
-- token ids without log probabilities: left out; ids beside log probabilities travel as `id` in each entry, as llama.cpp does;
+- token ids without log probabilities: left out; ids beside log probabilities travel as `id` in each entry, as llama.cpp
+  does; of a message that both says something and refuses, a whole completion cannot tell whose tokens are whose;
+- where in a text an annotation came: it comes at the end of its message; those of a second message of a choice get an
+  `index`;
+- unknown keys inside a request's messages and parts, where the request is written anew instead of forwarded: left out;
 - in front, errors carry `message, type, param, code`; retryability does not travel.
 
 Unknown keys of chunks, choices and messages become Extension events and are written back where they stood.

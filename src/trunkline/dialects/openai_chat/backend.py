@@ -4,8 +4,8 @@ One decoder reads streams and whole bodies: a completion is a chunk whose `messa
 closed as the deltas imply; a choice has one item open at a time. Tool calls are sequential in this dialect: arguments for a
 call that was already followed by another break the protocol.
 
-A fault in a stream that has begun is the stream's last event, TurnFailed, so that what arrived before it in the same read is not
-lost and every split of the bytes gives the same events. Before the turn has begun, a fault raises.
+A fault in a stream that has begun is the stream's last event, TurnFailed, so that what arrived before it in the same
+read is not lost and every split of the bytes gives the same events. Before the turn has begun, a fault raises.
 """
 
 from typing import cast
@@ -229,8 +229,8 @@ class ChatDecoder:
     def _call(self, choice: _Choice, call: Object, position: int, tokens: _Tokens, events: list[ev.Event]) -> _Tokens:
         """One entry of `tool_calls`; returns the tokens that are left to give.
 
-        A new index begins a new call. So does, under the same one, a new id with a name; and where there are no ids (Gemini's
-        compatible API), a name after arguments that are complete.
+        A new index begins a new call. So does, under the same one, a new id with a name; and where there are no ids
+        (Gemini's compatible API), a name after arguments that are complete.
         """
         index, call_id = call.get("index"), call.get("id")
         custom = call.get("type") == "custom" or isinstance(call.get("custom"), dict)

@@ -179,8 +179,8 @@ class ChatEncoder:
         return b""
 
     def _annotation(self, event: ev.AnnotationAdded) -> bytes:
-        # Collected for one chunk: the official SDK's accumulation (openai-python 3.54, lib/streaming/_deltas.py) fails on a
-        # second list of entries without `index`.
+        # Collected for one chunk: the official SDK's accumulation (openai-python 3.54, lib/streaming/_deltas.py) fails
+        # on a second list of entries without `index`.
         entry = self._items.get(event.index)
         if entry is not None:
             self._choices[entry[0]].annotations.append(event.annotation)
@@ -213,7 +213,7 @@ class ChatEncoder:
         return b""
 
     def _extension(self, event: ev.Extension) -> bytes:
-        """Keeps it for the next chunk. One that would overwrite another (audio, piece by piece) sends that one first."""
+        """Keeps it for the next chunk. One that would overwrite another (audio comes in pieces) sends that one first."""
         sent = b""
         if event.index is not None:
             entry = self._items.get(event.index)
