@@ -1,5 +1,6 @@
 """A demanded tool call is read while it is written, wherever the engine cuts its text."""
 
+import itertools
 import json
 
 from hypothesis import given
@@ -21,7 +22,7 @@ SPACE = st.text(alphabet=" \n\t", max_size=3)
 
 def pieces(text: str, cuts: list[int]) -> list[str]:
     edges = sorted({cut % (len(text) + 1) for cut in cuts} | {0, len(text)})
-    return [text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [text[start:end] for start, end in itertools.pairwise(edges)]
 
 
 @given(

@@ -1,4 +1,4 @@
-"""What the engine's grammar cannot enforce is refused under strict and left out otherwise; native code is given bounded input."""
+"""What the engine's grammar cannot enforce is refused under strict, else left out; native code gets bounded input."""
 
 import pytest
 

@@ -5,9 +5,10 @@ choices get the request's numbers, usage is summed over the choices (the prompt 
 its file name are left out, and a demanded tool call is turned from the text it was written as into the deltas of a
 tool call.
 
-Log probabilities are the engine's: natural logarithms before sampling, each with its token id. A character that takes
-several tokens comes with its last one only, under the whole character's bytes; tokens of a demanded call come
-without.
+Log probabilities are the engine's: natural logarithms before sampling, each with its token id. Text that the engine
+holds back (an unfinished character, what may become a stop sequence) comes as one entry: the whole text under its last
+token. The entries spell the answer's text; where there are fewer of them than output tokens, that is why. Tokens of a
+demanded call come without.
 """
 
 from typing import cast
@@ -71,7 +72,7 @@ class Answer:
 
     def _count(self, usage: _Object) -> None:
         # One report per choice; each names the same prompt, and those that share it with the first call it cached.
-        prompt = {key: usage[key] for key in ("prompt_tokens", "prompt_tokens_details") if key in usage}
+        prompt: _Object = {key: usage[key] for key in ("prompt_tokens", "prompt_tokens_details") if key in usage}
         if self._prompt_usage is None or _cached(prompt) < _cached(self._prompt_usage):
             self._prompt_usage = prompt
         self._output_tokens += cast("int", usage["completion_tokens"])

@@ -87,6 +87,7 @@ class EmbeddedBackend:
         self._engine = Engine(
             EngineOptions(
                 path=self._path,
+                key=self._key,
                 model=self._model,
                 slots=self._settings.slots,
                 context_tokens=self._settings.context_tokens,

@@ -62,9 +62,15 @@ class CallFailed(Exception):
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How to load a model. `chat_template` (Jinja) replaces the model's own."""
+    """How to load a model.
+
+    Attributes:
+        key: the setting to blame when it fails.
+        chat_template: Jinja text that replaces the model's own.
+    """
 
     path: Path
+    key: str
     model: str
     slots: int
     context_tokens: int
@@ -263,14 +269,15 @@ class Engine:
         return await asyncio.get_running_loop().run_in_executor(self._keeper, work)
 
     def _load(self) -> Template:
-        parameters = self._parameters()
+        options, parameters = self._options, self._parameters()
         try:
             server = xllamacpp.Server(parameters)
         except RuntimeError as error:
             raise ConfigError(
-                f"llama.cpp cannot load {self._options.path} ({error}); it needs a GGUF file of a chat model and"
-                f" memory for {self._options.slots} × {self._options.context_tokens} tokens;"
-                " log_level = 'debug' shows what it says"
+                f"llama.cpp cannot load {options.path} ({error}); it needs a GGUF file of a chat model and"
+                f" memory for {options.slots} × {options.context_tokens} tokens;"
+                " log_level = 'debug' shows what it says",
+                key=options.key,
             ) from error
         server.handle_metrics()  # returns when the main loop runs: from here on it may be destroyed
         self._server = server
