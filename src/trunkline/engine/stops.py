@@ -55,7 +55,14 @@ class StopCutter:
                     self._held.setdefault(event.index, []).append(event)
                     if isinstance(event, ev.TextDelta):
                         self._decide(event.index, out)
-            case ev.ReasoningDelta() | ev.RefusalDelta() | ev.ArgumentsDelta() | ev.AnnotationAdded() | ev.ItemDone():
+            case (
+                ev.ReasoningDelta()
+                | ev.SummaryDelta()
+                | ev.RefusalDelta()
+                | ev.ArgumentsDelta()
+                | ev.AnnotationAdded()
+                | ev.ItemDone()
+            ):
                 if self._choice_of[event.index] not in self._cut:
                     out.extend(self._held.pop(event.index, ()))
                     out.append(event)

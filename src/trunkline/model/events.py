@@ -5,6 +5,7 @@ name travels as `Extension`, so that nothing is dropped: without `choice` it bel
 and with `index` to that item.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -28,7 +29,10 @@ class TurnStarted(msgspec.Struct, frozen=True, tag="turn_started"):
 
 
 class ItemStarted(msgspec.Struct, frozen=True, tag="item_started", omit_defaults=True, kw_only=True):
-    """Opens an item. One item of a choice is open at a time. `call_id` and `name` belong to calls and their outputs."""
+    """Opens an item. One item of a choice is open at a time. `call_id` and `name` belong to calls and their outputs.
+
+    `extra` holds members of the wire's item that no field names; of an opaque item, all that is known when it opens.
+    """
 
     index: int
     kind: ItemKind
@@ -38,6 +42,7 @@ class ItemStarted(msgspec.Struct, frozen=True, tag="item_started", omit_defaults
     name: str | None = None
     tool: ToolKind = "function"
     hosted: bool = False
+    extra: Mapping[str, msgspec.Raw] = {}
 
 
 class TextDelta(msgspec.Struct, frozen=True, tag="text", gc=False):
@@ -48,6 +53,14 @@ class TextDelta(msgspec.Struct, frozen=True, tag="text", gc=False):
 class ReasoningDelta(msgspec.Struct, frozen=True, tag="reasoning", gc=False):
     index: int
     text: str
+
+
+class SummaryDelta(msgspec.Struct, frozen=True, tag="summary", omit_defaults=True, gc=False):
+    """Text of a reasoning item's summary. A `part` higher than any before begins the next part; there is no way back."""
+
+    index: int
+    text: str
+    part: int = 0
 
 
 class RefusalDelta(msgspec.Struct, frozen=True, tag="refusal", gc=False):
@@ -86,11 +99,15 @@ class ToolProgress(msgspec.Struct, frozen=True, tag="tool_progress", omit_defaul
 
 
 class ItemDone(msgspec.Struct, frozen=True, tag="item_done", omit_defaults=True, kw_only=True):
-    """Closes an item. `item` is given only for kinds whose content does not travel as deltas."""
+    """Closes an item. `item` is given only for kinds whose content does not travel as deltas.
+
+    `encrypted_content` is that of a reasoning item, which an upstream gives when the item is whole.
+    """
 
     index: int
     status: Status = "completed"
     item: Item | None = None
+    encrypted_content: str | None = None
 
 
 class UsageReported(msgspec.Struct, frozen=True, tag="usage"):
@@ -143,13 +160,14 @@ class TurnCancelled(msgspec.Struct, frozen=True, tag="turn_cancelled"):
     pass
 
 
-Delta = TextDelta | ReasoningDelta | RefusalDelta | ArgumentsDelta
+Delta = TextDelta | ReasoningDelta | SummaryDelta | RefusalDelta | ArgumentsDelta
 Terminal = TurnCompleted | TurnIncomplete | TurnFailed | TurnCancelled
 Event = (
     TurnStarted
     | ItemStarted
     | TextDelta
     | ReasoningDelta
+    | SummaryDelta
     | RefusalDelta
     | ArgumentsDelta
     | TokensDelta
@@ -168,5 +186,5 @@ Event = (
 )
 
 TERMINALS = (TurnCompleted, TurnIncomplete, TurnFailed, TurnCancelled)
-CONTENT = (TextDelta, ReasoningDelta, RefusalDelta, ArgumentsDelta, ToolProgress, ApprovalRequested)
+CONTENT = (TextDelta, ReasoningDelta, SummaryDelta, RefusalDelta, ArgumentsDelta, ToolProgress, ApprovalRequested)
 """Events a client can see as content: after the first of them a turn can no longer move to another backend."""

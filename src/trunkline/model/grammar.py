@@ -22,7 +22,7 @@ from trunkline.model.errors import BackendProtocolError
 
 DELTAS: dict[ev.ItemKind, tuple[type[ev.Event], ...]] = {
     "message": (ev.TextDelta, ev.RefusalDelta, ev.TokensDelta, ev.AnnotationAdded),
-    "reasoning": (ev.ReasoningDelta, ev.TokensDelta),
+    "reasoning": (ev.ReasoningDelta, ev.SummaryDelta, ev.TokensDelta),
     "function_call": (ev.ArgumentsDelta, ev.TokensDelta),
     "function_call_output": (),
     "opaque": (),
@@ -53,6 +53,7 @@ class Grammar:
         for delta in (
             ev.TextDelta,
             ev.ReasoningDelta,
+            ev.SummaryDelta,
             ev.RefusalDelta,
             ev.ArgumentsDelta,
             ev.TokensDelta,

@@ -1,9 +1,11 @@
 """Items: what a conversation consists of, in the Responses vocabulary, because it is the richest of the dialects.
 
 A chat message with tool calls is a message item followed by function calls; a tool message is a function call output. What
-no class here can name is an `OpaqueItem`: the payload is kept as JSON text and travels to a backend of the same dialect.
+no class here can name is an `OpaqueItem`: the payload is kept as JSON text and travels to a backend of the same dialect. `extra` of an item holds the
+members of its wire form that no field names, for the same purpose.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -67,6 +69,7 @@ class Message(msgspec.Struct, frozen=True, tag="message", omit_defaults=True, kw
     name: str | None = None
     id: str | None = None
     status: Status = "completed"
+    extra: Mapping[str, msgspec.Raw] = {}
 
 
 class Reasoning(msgspec.Struct, frozen=True, tag="reasoning", omit_defaults=True, kw_only=True):
@@ -77,6 +80,7 @@ class Reasoning(msgspec.Struct, frozen=True, tag="reasoning", omit_defaults=True
     encrypted_content: str | None = None
     id: str | None = None
     status: Status = "completed"
+    extra: Mapping[str, msgspec.Raw] = {}
 
 
 class FunctionCall(msgspec.Struct, frozen=True, tag="function_call", omit_defaults=True, kw_only=True):
@@ -89,6 +93,7 @@ class FunctionCall(msgspec.Struct, frozen=True, tag="function_call", omit_defaul
     hosted: bool = False
     id: str | None = None
     status: Status = "completed"
+    extra: Mapping[str, msgspec.Raw] = {}
 
 
 class FunctionCallOutput(msgspec.Struct, frozen=True, tag="function_call_output", omit_defaults=True, kw_only=True):
@@ -102,6 +107,7 @@ class FunctionCallOutput(msgspec.Struct, frozen=True, tag="function_call_output"
     hosted: bool = False
     id: str | None = None
     status: Status = "completed"
+    extra: Mapping[str, msgspec.Raw] = {}
 
 
 class OpaqueItem(msgspec.Struct, frozen=True, tag="opaque", kw_only=True):

@@ -16,7 +16,10 @@ from trunkline.model.items import Item, ToolKind
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A function or custom tool that the client runs. `parameters` is JSON Schema as JSON text; `format` a custom tool's."""
+    """A function or custom tool that the client runs. `parameters` is JSON Schema as JSON text; `format` a custom tool's.
+
+    `extra` holds the members of the client's own form that no field names.
+    """
 
     name: str
     kind: ToolKind = "function"
@@ -24,6 +27,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parameters: msgspec.Raw | None = None
     strict: bool | None = None
     format: msgspec.Raw | None = None
+    extra: Mapping[str, msgspec.Raw] = {}
 
 
 class OpaqueTool(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +53,15 @@ class AllowedTools(msgspec.Struct, frozen=True):
     payload: msgspec.Raw
 
 
-ToolChoice = Literal["auto", "none", "required"] | NamedTool | AllowedTools
+class OpaqueToolChoice(msgspec.Struct, frozen=True):
+    """A tool choice that demands an opaque tool of the request, as the client's JSON."""
+
+    wire_type: str
+    dialect: str
+    payload: msgspec.Raw
+
+
+ToolChoice = Literal["auto", "none", "required"] | NamedTool | AllowedTools | OpaqueToolChoice
 
 
 class JsonSchema(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

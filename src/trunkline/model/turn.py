@@ -11,8 +11,10 @@ import msgspec
 from trunkline.model import events as ev
 from trunkline.model.items import (
     FunctionCall,
+    FunctionCallOutput,
     Item,
     Message,
+    OpaqueItem,
     Part,
     Reasoning,
     RefusalPart,
@@ -24,13 +26,17 @@ from trunkline.model.usage import Usage
 
 
 class TurnItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An item of an answer with the choice it belongs to, its exact tokens and what the wire said besides."""
+    """An item of an answer with the choice it belongs to, its exact tokens and what the wire said besides.
+
+    `logprob_ends` says how many of the log probabilities belong to the content parts up to each but the last.
+    """
 
     index: int
     choice: int
     item: Item
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    logprob_ends: tuple[int, ...] = ()
     extensions: tuple[ev.Extension, ...] = ()
 
 
@@ -73,7 +79,11 @@ class OpenItem:
         "_parts",
         "_segment_kind",
         "_segments",
+        "_settled",
+        "_summary",
+        "_summary_part",
         "extensions",
+        "logprob_ends",
         "logprobs",
         "started",
         "token_ids",
@@ -88,6 +98,10 @@ class OpenItem:
         self._segment_kind: type[TextPart] | type[RefusalPart] = TextPart
         self._annotations: list[msgspec.Raw] = []  # of the open segment
         self._parts: list[Part] = []
+        self._settled = 0  # log probabilities whose text has come
+        self.logprob_ends: list[int] = []  # of the parts that are closed
+        self._summary: list[list[str]] = []
+        self._summary_part = -1
 
     def feed(self, event: ev.Delta | ev.TokensDelta | ev.AnnotationAdded) -> None:
         match event:
@@ -97,6 +111,8 @@ class OpenItem:
                 self._segment(RefusalPart, event.text)
             case ev.ReasoningDelta() | ev.ArgumentsDelta():
                 self._segments.append(event.text)
+            case ev.SummaryDelta():
+                self._summarize(event)
             case ev.TokensDelta():
                 self.token_ids.extend(event.token_ids)
                 self.logprobs.extend(event.logprobs)
@@ -105,14 +121,21 @@ class OpenItem:
                     self._close_segment()
                 self._annotations.append(event.annotation)
 
-    def item(self, status: Status, whole: Item | None = None) -> Item:
+    def item(self, status: Status, whole: Item | None = None, encrypted_content: str | None = None) -> Item:
         """The item as it stands. `whole` is the item its ItemDone carried."""
         started = self.started
         if whole is not None:
             return whole
         match started.kind:
             case "reasoning":
-                return Reasoning(text="".join(self._segments), id=started.item_id, status=status)
+                return Reasoning(
+                    text="".join(self._segments),
+                    summary=tuple(["".join(part) for part in self._summary]),
+                    encrypted_content=encrypted_content,
+                    id=started.item_id,
+                    status=status,
+                    extra=started.extra,
+                )
             case "function_call":
                 return FunctionCall(
                     call_id=started.call_id or "",
@@ -122,10 +145,50 @@ class OpenItem:
                     hosted=started.hosted,
                     id=started.item_id,
                     status=status,
+                    extra=started.extra,
                 )
-            case _:
+            case "function_call_output":  # cut before it was there
+                return FunctionCallOutput(
+                    call_id=started.call_id or "",
+                    name=started.name,
+                    tool=started.tool,
+                    hosted=started.hosted,
+                    id=started.item_id,
+                    status=status,
+                    extra=started.extra,
+                )
+            case "opaque":  # cut: what was known when it opened
+                return OpaqueItem(
+                    wire_type="",
+                    dialect="",
+                    payload=msgspec.Raw(msgspec.json.encode(started.extra)),
+                    id=started.item_id,
+                )
+            case "message":
                 content = (*self._parts, *self._open_part())
-                return Message(role="assistant", content=content, id=started.item_id, status=status)
+                return Message(
+                    role="assistant", content=content, id=started.item_id, status=status, extra=started.extra
+                )
+
+    def close(self, done: ev.ItemDone) -> TurnItem:
+        """The item of a turn that these events make."""
+        return TurnItem(
+            index=self.started.index,
+            choice=self.started.choice,
+            item=self.item(done.status, done.item, done.encrypted_content),
+            token_ids=tuple(self.token_ids),
+            logprobs=tuple(self.logprobs),
+            logprob_ends=tuple(self.logprob_ends),
+            extensions=tuple(self.extensions),
+        )
+
+    def _summarize(self, event: ev.SummaryDelta) -> None:
+        if not event.text:
+            return
+        if event.part > self._summary_part:
+            self._summary_part = event.part
+            self._summary.append([])
+        self._summary[-1].append(event.text)
 
     def _segment(self, kind: type[TextPart] | type[RefusalPart], text: str) -> None:
         if not text:
@@ -134,9 +197,12 @@ class OpenItem:
             self._close_segment()
             self._segment_kind = kind
         self._segments.append(text)
+        self._settled = len(self.logprobs)
 
     def _close_segment(self) -> None:
-        self._parts.extend(self._open_part())
+        for part in self._open_part():
+            self._parts.append(part)
+            self.logprob_ends.append(self._settled)
         self._segments, self._annotations = [], []
         self._segment_kind = TextPart
 
@@ -170,6 +236,7 @@ class Fold:
         for delta in (
             ev.TextDelta,
             ev.ReasoningDelta,
+            ev.SummaryDelta,
             ev.RefusalDelta,
             ev.ArgumentsDelta,
             ev.TokensDelta,
@@ -184,10 +251,14 @@ class Fold:
         if rule is not None:
             rule(event)
 
+    def open_item(self, index: int) -> OpenItem:
+        """The open item of this index, for emitters that must show it."""
+        return self._open[index]
+
     def turn(self) -> Turn:
         items = dict(self._items)
         for index, open_item in self._open.items():
-            items[index] = self._close(open_item, "incomplete", None)
+            items[index] = open_item.close(ev.ItemDone(index=index, status="incomplete"))
         return Turn(
             turn_id=self._started.turn_id,
             model=self._started.model,
@@ -213,7 +284,7 @@ class Fold:
         self._open[event.index].feed(event)
 
     def _item_done(self, event: ev.ItemDone) -> None:
-        self._items[event.index] = self._close(self._open.pop(event.index), event.status, event.item)
+        self._items[event.index] = self._open.pop(event.index).close(event)
 
     def _choice_done(self, event: ev.ChoiceDone) -> None:
         self._choices[event.choice] = event.finish_reason
@@ -232,16 +303,6 @@ class Fold:
 
     def _end(self, event: ev.Terminal) -> None:
         self._terminal = event
-
-    def _close(self, open_item: OpenItem, status: Status, whole: Item | None) -> TurnItem:
-        return TurnItem(
-            index=open_item.started.index,
-            choice=open_item.started.choice,
-            item=open_item.item(status, whole),
-            token_ids=tuple(open_item.token_ids),
-            logprobs=tuple(open_item.logprobs),
-            extensions=tuple(open_item.extensions),
-        )
 
 
 def fold(events: Sequence[ev.Event]) -> Turn:

@@ -25,6 +25,7 @@ from trunkline.backends.scripted import (
     Script,
     ScriptedBackend,
     StartStep,
+    SummaryStep,
     Step,
     TextStep,
     UsageStep,
@@ -122,6 +123,7 @@ async def test_nothing_said_is_nothing_repeated() -> None:
 EVERYTHING = (
     StartStep(start=True),
     ReasoningStep(reasoning="hm"),
+    SummaryStep(summary="Thought."),
     TextStep(text="cited", token_ids=(7,), logprob=-0.5, annotation=msgspec.Raw(b'{"type":"url_citation"}')),
     RefusalStep(refusal="no"),
     CallStep(call="f", arguments=("{", "}"), call_id="c1"),

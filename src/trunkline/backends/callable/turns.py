@@ -19,7 +19,7 @@ from trunkline.model.items import (
     Message,
     text_of,
 )
-from trunkline.model.request import AllowedTools, NamedTool, Request
+from trunkline.model.request import AllowedTools, NamedTool, OpaqueToolChoice, Request
 from trunkline.model.request import Tool as RequestTool
 from trunkline.ports.backend import SAMPLING_HINTS, Context
 
@@ -142,6 +142,8 @@ def _tool_choice(request: Request) -> str:
             return name
         case AllowedTools(mode=mode):
             return mode
+        case OpaqueToolChoice():  # refused before: it names a tool that no agent can be offered
+            return "required"
         case mode:
             return mode
 

@@ -95,6 +95,9 @@ class Player:
             case sc.ReasoningStep():
                 if text := self._allowed(step.reasoning, number):
                     self._emit(ev.ReasoningDelta(self._item("reasoning", number), text))
+            case sc.SummaryStep():
+                if text := self._allowed(step.summary, number):
+                    self._emit(ev.SummaryDelta(self._item("reasoning", number), text, step.part))
             case sc.RefusalStep():
                 if text := self._allowed(step.refusal, number):
                     self._emit(ev.RefusalDelta(self._item("message", number), text))

@@ -70,6 +70,13 @@ class ReasoningStep(Step, frozen=True, kw_only=True):
     reasoning: str
 
 
+class SummaryStep(Step, frozen=True, kw_only=True):
+    """A piece of the summary of the reasoning; `part` counts its paragraphs."""
+
+    summary: str
+    part: int = 0
+
+
 class RefusalStep(Step, frozen=True, kw_only=True):
     refusal: str
 
@@ -173,6 +180,7 @@ STEPS: Mapping[str, type[Step]] = MappingProxyType(
     {
         "text": TextStep,
         "reasoning": ReasoningStep,
+        "summary": SummaryStep,
         "refusal": RefusalStep,
         "call": CallStep,
         "run": RunStep,
