@@ -211,12 +211,11 @@ class Engine:
         started_s = time.monotonic()
         template = await self._keep(self._load)
         _log.info(
-            "model loaded",
-            extra={
-                "model": self._options.model,
-                "seconds": round(time.monotonic() - started_s, 2),
-                "context_tokens": template.context_tokens,
-            },
+            "loaded %s in %.2f s: %d slots of %d tokens",
+            self._options.model,
+            time.monotonic() - started_s,
+            self._options.slots,
+            template.context_tokens,
         )
         return template
 
