@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 Target = Literal["direct", "nginx", "bare", "trunkline"]
-Kind = Literal["cpu", "memory", "latency", "start"]
+Kind = Literal["cpu", "memory", "latency", "start", "translate"]
 
 TARGETS: dict[Target, str] = {
     "direct": "the mock itself",
@@ -41,7 +41,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         unit: what one unit of work is.
         config: bench/<config>.toml, and the part that bench/baseline/bare.py plays.
         targets: the servers that it is asked of.
-        kind: which figure: CPU time per unit, memory per connection, latency of the first event, or time to start.
+        kind: which figure: CPU time per unit, memory per connection, latency of the first event, time to start, or CPU
+            time of translation alone.
         body: bench/bodies/<body>.json.
         connections: how many work at once.
         pacing: of the mock upstream; None: there is none.
@@ -121,6 +122,11 @@ CASES: dict[str, Case] = {
         pacing=Pacing(events=1000, interval_ms=3000),
         warm_s=2.0,
         window_s=0.5,
+    ),
+    "translate": Case(
+        title="translated event, decoder and encoder alone",
+        targets=("trunkline",),
+        kind="translate",
     ),
     "scripted": Case(
         title="scripted request, 16 connections",

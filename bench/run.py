@@ -41,7 +41,7 @@ from bench.servers import (
 from bench.table import Figure, render
 
 SPARE_FILES = 200
-UNITS: dict[Kind, str] = {"cpu": "µs CPU", "memory": "KB", "latency": "ms", "start": "s"}
+UNITS: dict[Kind, str] = {"cpu": "µs CPU", "memory": "KB", "latency": "ms", "start": "s", "translate": "µs CPU"}
 
 
 class LoadReport(msgspec.Struct, frozen=True):
@@ -148,6 +148,21 @@ def measure_start(setting: Setting, target: Target, *, case: Case, run: int) -> 
     yield Figure(measure=case.title, unit="s CPU", target=target, run=run, value=cpu.total_s)
 
 
+def measure_translation(setting: Setting, target: Target, *, case: Case, run: int) -> Figure:
+    """CPU time per event of translating from one dialect to another, in a process of its own on the server's core."""
+    command = [sys.executable, "-m", "bench.translate"]
+    process = processes.start(command, core=setting.cores.server, folder=ROOT)
+    try:
+        said = process.communicate()[0]
+    finally:
+        processes.stop(process)
+    try:
+        value = float(said)
+    except ValueError:
+        raise BenchError(f"python -m bench.translate failed; it said {said!r}") from None
+    return Figure(measure=case.title, unit=UNITS[case.kind], target=target, run=run, value=value)
+
+
 def added_latency(figures: Sequence[Figure]) -> list[Figure]:
     """What each server adds to the mock's own first-event latency, per repeat, from the median of the mock's."""
     added = []
@@ -181,6 +196,9 @@ class Run:
                 )
             if case.kind == "start":
                 self.figures += measure_start(self._setting, target, case=case, run=run)
+                return
+            if case.kind == "translate":
+                self.figures.append(measure_translation(self._setting, target, case=case, run=run))
                 return
             with contextlib.ExitStack() as stack:
                 mock = stack.enter_context(running_mock(self._setting, case.pacing)) if case.pacing else None

@@ -1,6 +1,7 @@
 """The benchmark's own parts: what it reads of /proc, what it prints, that it runs end to end. Nothing here is timed."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import processes
+from bench import processes, translate
 from bench.cases import CASES, TARGETS, Case, Pacing, Target
 from bench.native_tools import BenchError, build_tools, find_compiler
 from bench.profile import shares
@@ -126,7 +127,7 @@ def test_every_case_has_the_files_that_it_names() -> None:
         assert (BENCH / "bodies" / f"{case.body}.json").is_file(), name
         assert (BENCH / f"{case.config}.toml").is_file(), name
         assert set(case.targets) <= set(TARGETS), name
-        assert bool(case.pacing) == (case.config == "relay"), name
+        assert bool(case.pacing) == (case.config == "relay" and case.kind != "translate"), name
         assert quick(case).measured_s <= case.measured_s, name
 
 
@@ -152,6 +153,17 @@ def test_samples_count_for_the_package_of_the_innermost_function() -> None:
     assert packages == {"uvicorn": 80, "trunkline.server": 10, "event loop": 7, "standard library": 3}
     assert functions["trunkline.server: sse.write"] == 10
     assert functions["uvicorn: protocols.http.httptools_impl.send"] == 50
+
+
+def test_translation_gives_the_client_every_word() -> None:
+    written = translate.translate(translate.stream(20))
+    assert [f"tok@{number:016d}@" for number in range(20)] == re.findall(r"tok@\d{16}@", written.decode())
+    assert written.endswith(b"data: [DONE]\n\n")
+
+
+def test_translation_is_timed_by_its_fastest_pass() -> None:
+    times = iter([0.0, 3.0, 10.0, 12.0, 20.0, 25.0])
+    assert translate.us_per_event(4, passes=3, clock=lambda: next(times)) == pytest.approx(2.0 / 4 * 1e6)
 
 
 @needs_compiler
