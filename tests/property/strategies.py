@@ -272,7 +272,7 @@ def turns(draw: st.DrawFn) -> list[ev.Event]:
 
 @st.composite
 def agent_answers(draw: st.DrawFn) -> list[ev.Event]:
-    """Answers with what only an agent or a Responses backend says: hosted runs, outputs, approvals, opaque items."""
+    """Answers with what only an agent or a Responses backend says: hosted runs, approvals, summaries, opaque items."""
     events = draw(chat_answers(reasons=st.sampled_from(["stop", "tool_calls"])))
     started = [event for event in events if isinstance(event, ev.ItemStarted)]
     following = len(started)
@@ -294,6 +294,12 @@ def agent_answers(draw: st.DrawFn) -> list[ev.Event]:
             ev.ItemStarted(index=output, kind="function_call_output", call_id=f"run_{call}", **where),  # type: ignore[arg-type]
             ev.ItemDone(index=output, item=FunctionCallOutput(call_id=f"run_{call}", content=(TextPart("ok"),))),
         ]
+    if draw(st.booleans()):
+        runs.append(ev.ItemStarted(index=following, kind="reasoning", item_id="rs_1", choice=7))
+        for part in range(draw(st.integers(0, 2))):
+            runs += [ev.SummaryDelta(following, draw(TEXT), part) for _ in range(draw(st.integers(1, 2)))]
+        runs.append(ev.ItemDone(index=following, encrypted_content="sealed"))
+        following += 1
     if draw(st.booleans()):
         runs += [
             ev.ItemStarted(index=following, kind="opaque", choice=7),

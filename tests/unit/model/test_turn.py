@@ -79,6 +79,21 @@ def test_empty_deltas_make_no_parts() -> None:
     assert content_of(ev.TextDelta(0, "a"), ev.RefusalDelta(0, ""), ev.TextDelta(0, "b")) == (TextPart("ab"),)
 
 
+def test_a_summary_is_apart_from_the_reasoning_and_has_parts() -> None:
+    turn = fold(
+        [
+            START,
+            ev.ItemStarted(index=0, kind="reasoning", item_id="rs_1"),
+            ev.SummaryDelta(0, "a"),
+            ev.SummaryDelta(0, "b"),
+            ev.ReasoningDelta(0, "r"),
+            ev.SummaryDelta(0, "c", part=3),
+            ev.ItemDone(index=0, encrypted_content="sealed"),
+        ]
+    )
+    assert turn.items[0].item == Reasoning(text="r", summary=("ab", "c"), encrypted_content="sealed", id="rs_1")
+
+
 def test_the_item_that_its_end_carries_is_taken_as_it_is() -> None:
     output = FunctionCallOutput(call_id="c", content=(TextPart("x"),), hosted=True)
     turn = fold(
