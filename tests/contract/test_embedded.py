@@ -6,7 +6,6 @@ answer must keep; where a test needs a certain text, it takes it from an earlier
 
 import asyncio
 import contextlib
-import itertools
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
@@ -369,21 +368,20 @@ async def test_a_turn_cancelled_while_it_waits_takes_no_slot(backend: EmbeddedBa
 
 
 async def test_the_loop_goes_on_while_the_engine_works(backend: EmbeddedBackend) -> None:
-    beats = 0
+    turns_of_the_loop = 0
 
     async def heart() -> None:
-        nonlocal beats
+        nonlocal turns_of_the_loop
         while True:
-            beats += 1
-            await asyncio.sleep(0.001)
+            turns_of_the_loop += 1
+            await asyncio.sleep(0)
 
     heartbeat = asyncio.create_task(heart())
     request = asking("a new prompt " * 60, max_output_tokens=8, logit_bias=ENDLESS)
-    seen = [beats async for _ in batches_of(backend, request)]
+    seen = [turns_of_the_loop async for _ in batches_of(backend, request)]
     heartbeat.cancel()
-    # Between any two batches the loop turned; while the prompt was read, many times.
-    assert all(later > earlier for earlier, later in itertools.pairwise(seen[:-1]))
-    assert seen[-1] - seen[0] > 20
+    # An engine that held the loop would let it turn a few times per batch; free, it turns as fast as it can.
+    assert seen[-1] - seen[0] > 50 * len(seen)
 
 
 async def test_events_that_are_ready_together_come_in_one_batch(backend: EmbeddedBackend) -> None:
