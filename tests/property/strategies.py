@@ -163,10 +163,10 @@ class _Writer:
         for number in range(self.draw(st.integers(1, 4))):
             if number and self.extensions and not self.draw(st.integers(0, 5)):
                 head = [self._extension(item=self.item)]
-            self.units.append([*head, *self.delta(first, ids=ids, tokens=kind != "both")])
+            self.units.append([*head, *self.delta(first, ids=ids, tokens=True)])
             head = []
         if kind == "both":
-            self.units.append(self.delta(ev.RefusalDelta, ids=ids, tokens=False))
+            self.units.append(self.delta(ev.RefusalDelta, ids=ids, tokens=True))
         elif kind == "text" and self.citations:
             self.citations -= 1
             local = self.item

@@ -7,7 +7,7 @@ What the dialect cannot express, and what becomes of it:
 - encrypted reasoning and reasoning summaries: left out; reasoning text travels as `reasoning_content`
   (`reasoning` is read too);
 - token ids without log probabilities: left out; ids beside log probabilities travel as `id` in each entry, as llama.cpp
-  does; of a message that both says something and refuses, a whole completion cannot tell whose tokens are whose;
+  does;
 - where in a text an annotation came: it comes at the end of its message; those of a second message of a choice get an
   `index`;
 - unknown keys inside a request's messages and parts, where the request is written anew instead of forwarded: left out;

@@ -6,6 +6,7 @@ as an event of its own (log probabilities, unknown keys) waits for the next chun
 """
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import msgspec
 
@@ -354,13 +355,17 @@ def _whole_choice(choice: ChoiceEnd, items: list[TurnItem]) -> dict[str, object]
     for turn_item in items:
         match turn_item.item:
             case Message(content=content):
-                for part in content:
+                ends = (*turn_item.logprob_ends, len(turn_item.logprobs))
+                for part, (start, end) in zip(content, pairwise((0, *ends)), strict=False):
                     if isinstance(part, TextPart):
                         text.append(part.text)
                         annotations.extend(part.annotations)
+                        logprobs.extend(turn_item.logprobs[start:end])
                     elif isinstance(part, RefusalPart):
                         refusal.append(part.text)
-                (logprobs if text or not refusal else refused_logprobs).extend(turn_item.logprobs)
+                        refused_logprobs.extend(turn_item.logprobs[start:end])
+                if not content:  # tokens whose text never came
+                    logprobs.extend(turn_item.logprobs)
             case Reasoning():
                 reasoning.append(turn_item.item.text)
                 logprobs.extend(turn_item.logprobs)
@@ -377,7 +382,7 @@ def _whole_choice(choice: ChoiceEnd, items: list[TurnItem]) -> dict[str, object]
         "content": "".join(text) if any(text) or not said else None,
         "refusal": "".join(refusal) if refusal else None,
     }
-    if reasoning:
+    if any(reasoning):
         message["reasoning_content"] = "".join(reasoning)
     if annotations:
         message["annotations"] = annotations
