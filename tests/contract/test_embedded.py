@@ -384,16 +384,6 @@ async def test_the_loop_goes_on_while_the_engine_works(backend: EmbeddedBackend)
     assert seen[-1] - seen[0] > 50 * len(seen)
 
 
-async def test_events_that_are_ready_together_come_in_one_batch(backend: EmbeddedBackend) -> None:
-    answer = batches_of(backend, asking(STORY, max_output_tokens=6, logit_bias=ENDLESS))
-    events = await until_content(answer)
-    # The reader is away until the engine has finished; then everything is there at once.
-    await until_idle(backend)
-    rest = [batch async for batch in answer]
-    assert len(rest) <= 3
-    assert sum(isinstance(event, ev.TextDelta) for event in [*events, *[e for batch in rest for e in batch]]) == 6
-
-
 async def test_the_model_is_listed_with_its_context(backend: EmbeddedBackend) -> None:
     [model] = await backend.models()
     assert model.id == "smollm2-135m-instruct"
