@@ -9,7 +9,8 @@
     - A delta names an open item, and DELTAS says which deltas its kind takes.
     - ItemDone carries the item exactly for kinds in WHOLE: their content does not travel as deltas.
     - ChoiceDone comes when the choice has no open item, once; nothing of that choice follows.
-    - TurnCompleted needs every item closed and every choice done. The other terminals may cut at any point.
+    - TurnCompleted, and TurnIncomplete for a reason in LIMITS, need every item closed and every choice done: a model that ran
+      into a limit has come to an end of its own. The other terminals may cut at any point.
 
 A broken backend therefore fails once, here, with BackendProtocolError, and not in every surface in its own way.
 """
@@ -27,6 +28,7 @@ DELTAS: dict[ev.ItemKind, tuple[type[ev.Event], ...]] = {
     "function_call_output": (),
     "opaque": (),
 }
+LIMITS: frozenset[ev.IncompleteReason] = frozenset({"max_output_tokens", "content_filter"})
 WHOLE: frozenset[ev.ItemKind] = frozenset({"function_call_output", "opaque"})
 
 
@@ -46,7 +48,7 @@ class Grammar:
             ev.ChoiceDone: self._choice_done,
             ev.Extension: self._extension,
             ev.TurnCompleted: self._completed,
-            ev.TurnIncomplete: self._cut,
+            ev.TurnIncomplete: self._incomplete,
             ev.TurnFailed: self._cut,
             ev.TurnCancelled: self._cut,
         }
@@ -125,11 +127,16 @@ class Grammar:
     def _anytime(self, event: ev.Event) -> None:
         pass
 
-    def _completed(self, event: ev.TurnCompleted) -> None:
+    def _completed(self, event: ev.TurnCompleted | ev.TurnIncomplete) -> None:
         if self._open:
             _broken(event, f"came while item {next(iter(self._open))} is open")
         if not self._choices.get(0) or not all(self._choices.values()):
             _broken(event, "came before every choice was done")
+        self._ended = True
+
+    def _incomplete(self, event: ev.TurnIncomplete) -> None:
+        if event.reason in LIMITS:
+            self._completed(event)
         self._ended = True
 
     def _cut(self, event: ev.Event) -> None:
