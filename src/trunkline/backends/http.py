@@ -5,10 +5,12 @@ tee that reads usage, finish reasons and failures. Everyone else gets events thr
 request path, so errors, deadlines and headers cannot differ between them.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 
 import msgspec
 
+from trunkline.backends.redact import redacted
 from trunkline.backends.tee import StreamTee, relay_body
 from trunkline.backends.upstream import Answer, Upstream
 from trunkline.config.schema import HttpSettings
@@ -75,47 +77,54 @@ class HttpBackend:
 
     async def open(self, request: Request, context: Context) -> AsyncIterator[EventBatch]:
         answer = await self._send(request, context)
-        async for batch in self._decode(answer, context):
-            yield batch
+        async with aclosing(self._decode(answer, context)) as batches:
+            async for batch in batches:
+                yield batch
 
     async def relay(self, request: Request, context: Context) -> RelayAnswer | AsyncIterator[EventBatch]:
         answer = await self._send(request, context)
         if request.stream != _is_stream(answer):
             return self._decode(answer, context)
         passed = {name: value for name, value in answer.headers().items() if name.lower().startswith(_PASSED_PREFIXES)}
-        batches = self._relay_stream(answer, request) if request.stream else self._relay_body(answer, request)
+        batches = (
+            self._relay_stream(answer, request, context)
+            if request.stream
+            else self._relay_body(answer, request, context)
+        )
         return RelayAnswer(batches, passed)
 
-    async def _relay_stream(self, answer: Answer, request: Request) -> AsyncIterator[RelayBatch]:
-        tee = StreamTee(request)
+    async def _relay_stream(self, answer: Answer, request: Request, context: Context) -> AsyncIterator[RelayBatch]:
+        tee = StreamTee(request, entropy=context.entropy)
         try:
-            async for chunk in answer.chunks():
-                batch = tee.feed(chunk)
-                if batch.data or batch.events:
-                    yield batch
-                if tee.ended:
-                    return
+            async with aclosing(answer.chunks()) as chunks:
+                async for chunk in chunks:
+                    batch = tee.feed(chunk)
+                    if batch.data or batch.events:
+                        yield batch
+                    if tee.ended:
+                        return
             yield tee.close()
         finally:
             await _leave(answer, whole=tee.ended)
 
-    async def _relay_body(self, answer: Answer, request: Request) -> AsyncIterator[RelayBatch]:
+    async def _relay_body(self, answer: Answer, request: Request, context: Context) -> AsyncIterator[RelayBatch]:
         try:
             body = await answer.read()
         finally:
             answer.close()
-        yield relay_body(body, request)
+        yield relay_body(body, request, entropy=context.entropy)
 
-    async def _decode(self, answer: Answer, context: Context) -> AsyncIterator[EventBatch]:
+    async def _decode(self, answer: Answer, context: Context) -> AsyncGenerator[EventBatch, None]:
         fallback = ev.TurnStarted(context.turn_id, context.backend_model, context.created_at)
         decoder = self._codec.decoder(fallback, streamed=_is_stream(answer))
         try:
-            async for chunk in answer.chunks():
-                events = decoder.feed(chunk)
-                if events:
-                    yield events
-                if decoder.ended:
-                    return
+            async with aclosing(answer.chunks()) as chunks:
+                async for chunk in chunks:
+                    events = decoder.feed(chunk)
+                    if events:
+                        yield events
+                    if decoder.ended:
+                        return
             yield decoder.close()
         finally:
             await _leave(answer, whole=decoder.ended)
@@ -140,6 +149,8 @@ class HttpBackend:
                 f"{self._upstream.base_url} redirects to {answer.header('Location')!r}; configure that URL instead"
             )
         error = self._codec.decode_error(answer.status, body)
+        if answer.status in (401, 403):  # about our key, which some servers repeat
+            error.message = redacted(error.message)
         retry_after = answer.header("Retry-After")
         if retry_after.isdigit():
             error.retry_after_s = float(retry_after)
@@ -155,7 +166,7 @@ async def _leave(answer: Answer, *, whole: bool) -> None:
 
 
 def _is_stream(answer: Answer) -> bool:
-    return answer.header("Content-Type").startswith("text/event-stream")
+    return answer.header("Content-Type").lower().startswith("text/event-stream")
 
 
 class _Listed(msgspec.Struct):

@@ -5,18 +5,24 @@ that need a look: usage, a finish reason, an error object, [DONE]. Those are dec
 spaces its JSON in a way the searches do not know. The model's name is respliced as
 an exact fragment: unescaped quotes cannot occur inside a JSON string, so the fragment is only ever a member.
 
+What is decoded is also mended where a client of this dialect would read it otherwise than the translating way does: finish
+reasons of a vendor's own, tool calls that share an index or lack it. All other members of such a chunk stay as they are.
+
 A stream must not end as if all were well when it is not (decision 4): an error object becomes a failure event and nothing of
-the upstream passes after it; an end without a finish reason is a failure; a missing [DONE] after one is supplied.
+the upstream passes after it; an end without a finish reason is a failure; a missing [DONE] after one is supplied. What came in
+the same read before a failure still passes.
 """
 
 import re
 
 import msgspec
 
+from trunkline.backends.mend import Calls, mend_message, mend_reason
 from trunkline.dialects.openai_chat import parts
 from trunkline.dialects.reading import Json, Object
 from trunkline.model import events as ev
-from trunkline.model.errors import BackendProtocolError, BackendUnavailable
+from trunkline.model.errors import BackendError, BackendProtocolError, BackendUnavailable
+from trunkline.model.ids import Entropy
 from trunkline.model.request import Request
 from trunkline.ports.backend import RelayBatch
 from trunkline.wire.sse import DONE, MAX_FRAME_BYTES, SseReader, split_frames
@@ -24,19 +30,25 @@ from trunkline.wire.sse import DONE, MAX_FRAME_BYTES, SseReader, split_frames
 _MODEL = re.compile(rb'"model":\s*("(?:[^"\\]|\\.)*")')
 _FRAME_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_WHOLE = (b"}\n\n", b"}\r\n\r\n")
+_BOM = b"\xef\xbb\xbf"
+_SAID = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls")
 
 
 class StreamTee:
     """Bytes of one streamed answer in, bytes for the client out. Fed in any split."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, *, entropy: Entropy) -> None:
         self._request = request
+        self._entropy = entropy
         self._rest = b""
         self._content = False
         self._named = False
         self._plain = False  # the upstream's JSON is spaced as _interesting expects
         self._model: tuple[bytes, bytes] | None = None  # the upstream's fragment and ours
         self._finished: set[int] = set()
+        self._calls: dict[int, Calls] = {}
+        self._begun = False
         self.ended = False
 
     def feed(self, data: bytes) -> RelayBatch:
@@ -45,7 +57,13 @@ class StreamTee:
         frames, self._rest = split_frames(self._rest + data if self._rest else data)
         if len(self._rest) > MAX_FRAME_BYTES:
             raise BackendProtocolError(f"upstream sent an event larger than {MAX_FRAME_BYTES} bytes")
-        if self._content and self._plain and not _interesting(frames):
+        if (
+            self._content
+            and self._plain
+            and not self._finished
+            and frames.endswith(_WHOLE)
+            and not _interesting(frames)
+        ):
             return RelayBatch(frames if self._model is None else frames.replace(*self._model), (), True)
         return self._look(frames)
 
@@ -62,52 +80,89 @@ class StreamTee:
         """Decodes every frame of this read."""
         kept: list[bytes] = []
         seen: list[ev.Event] = []
-        for frame in _split(frames):
-            events = SseReader().feed(frame)
-            if not events:  # a comment, or an event without data
-                kept.append(frame)
-                continue
-            data = events[0].data
-            if data == b"[DONE]":
-                end = self.close()
-                kept.append(end.data)
-                seen.extend(end.events)
-                break
-            chunk = _object(data)
-            error = chunk.get("error")
-            if error is not None:
-                self.ended = True
-                seen.append(ev.TurnFailed(parts.read_error(200, error).info()))
-                break
-            if not self._named:
-                self._learn_model(chunk, frame)
-            if self._read(chunk, seen):
-                kept.append(frame)
-        return RelayBatch(self._rename(b"".join(kept)), tuple(seen), self._content)
+        if frames and not self._begun:
+            self._begun = True
+            frames = frames.removeprefix(_BOM)  # clients' readers take it for a part of the first line
+        try:
+            for frame in _split(frames):
+                self._frame(frame, kept, seen)
+                if self.ended:
+                    break
+        except BackendError as error:
+            self.ended = True
+            seen.append(ev.TurnFailed(error.info()))
+        return RelayBatch(b"".join(kept), tuple(seen), self._content)
 
-    def _read(self, chunk: Object, seen: list[ev.Event]) -> bool:
-        """Notes what a chunk says; False for one that exists only because we asked the upstream for usage."""
+    def _frame(self, frame: bytes, kept: list[bytes], seen: list[ev.Event]) -> None:
+        events = SseReader().feed(frame)
+        if not events:  # a comment, or an event without data
+            kept.append(frame)
+            return
+        data = events[0].data
+        if data.startswith(b"[DONE]"):
+            end = self.close()
+            kept.append(end.data)
+            seen.extend(end.events)
+            return
+        if not data:  # clients would read it as JSON
+            return
+        chunk = _object(data)
+        error = chunk.get("error")
+        if error is None and chunk.get("object") == "error":  # older vLLM
+            error = chunk
+        if error is not None:
+            raise parts.read_error(200, error)
+        if "choices" not in chunk and not self._named:
+            raise BackendProtocolError("upstream sent JSON that is not a chat completion: it has no 'choices'")
+        self._learn_model(chunk, frame)
+        mended, wanted = self._read(chunk, seen)
+        if mended:
+            frame = b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+        if wanted:
+            kept.append(self._rename(frame))
+
+    def _read(self, chunk: Object, seen: list[ev.Event]) -> tuple[bool, bool]:
+        """Notes what a chunk says. Whether it was mended; whether the client wants it, since one may exist only because we
+        asked the upstream for usage."""
         usage, choices = chunk.get("usage"), chunk.get("choices")
         if isinstance(usage, dict):
             seen.append(ev.UsageReported(parts.read_usage(usage)))
         if not isinstance(choices, list) or not choices:
-            return not isinstance(usage, dict) or self._request.include_usage
+            return False, not isinstance(usage, dict) or self._request.include_usage
+        mended = False
         for choice in choices:
             if not isinstance(choice, dict):
                 raise BackendProtocolError("upstream sent a choice that is not an object")
             index, reason, delta = choice.get("index"), choice.get("finish_reason"), choice.get("delta")
-            if isinstance(delta, dict) and any(
-                delta.get(key) for key in ("content", "reasoning_content", "reasoning", "refusal", "tool_calls")
-            ):
-                self._content = True
+            number = index if isinstance(index, int) else 0
+            if isinstance(delta, dict):
+                mended = self._delta(number, delta) or mended
             if isinstance(reason, str):
-                number = index if isinstance(index, int) else 0
+                mended = mend_reason(choice, reason) or mended
                 self._finished.add(number)
                 seen.append(ev.ChoiceDone(number, parts.FINISH_REASONS.get(reason, "stop")))
-        return True
+        return mended, True
+
+    def _delta(self, number: int, delta: Object) -> bool:
+        """Whether it was mended."""
+        content, calls = delta.get("content"), delta.get("tool_calls")
+        if content is not None and not isinstance(content, str | list):
+            raise BackendProtocolError("upstream sent 'content' that is not a string")
+        if number in self._finished and (content or calls):
+            raise BackendProtocolError(f"upstream sent content after the finish reason of choice {number}")
+        if any(delta.get(key) for key in _SAID):
+            self._content = True
+        if not isinstance(calls, list) or not calls:
+            return False
+        return self._calls.setdefault(number, Calls(self._entropy)).mend(calls)
 
     def _learn_model(self, chunk: Object, frame: bytes) -> None:
-        """Finds how this upstream writes its model's name and spaces its JSON, once."""
+        """Finds how this upstream writes its model's name and spaces its JSON, once: in the first chunk that has a name.
+
+        Azure's first chunk has none.
+        """
+        if self._named or (not chunk.get("choices") and not chunk.get("model")):
+            return
         self._named = True
         self._plain = b'"choices":[' in frame or b'"choices": [' in frame
         model, asked = chunk.get("model"), self._request.model
@@ -126,27 +181,35 @@ class StreamTee:
         return RelayBatch(b"", (ev.TurnFailed(error.info()),), self._content)
 
 
-def relay_body(body: bytes, request: Request) -> RelayBatch:
+def relay_body(body: bytes, request: Request, *, entropy: Entropy) -> RelayBatch:
     """A whole completion for the client: `model` respliced, every other byte of every value as it came."""
     chunk = _object(body)
     if chunk.get("error") is not None:
         raise parts.read_error(200, chunk["error"])
+    if chunk.get("object") == "error":  # older vLLM
+        raise parts.read_error(200, chunk)
     choices = chunk.get("choices")
     if not isinstance(choices, list):
         raise BackendProtocolError("upstream sent JSON that is not a chat completion: it has no 'choices'")
     seen: list[ev.Event] = []
+    mended = False
     for position, choice in enumerate(choices):
         reason = choice.get("finish_reason") if isinstance(choice, dict) else None
-        seen.append(
-            ev.ChoiceDone(position, parts.FINISH_REASONS.get(reason, "stop") if isinstance(reason, str) else "stop")
-        )
+        if isinstance(choice, dict) and isinstance(reason, str):
+            mended = mend_reason(choice, reason) or mended
+            mended = mend_message(choice.get("message"), entropy) or mended
+            seen.append(ev.ChoiceDone(position, parts.FINISH_REASONS.get(reason, "stop")))
+    if len(seen) < max(1, len(choices)):
+        raise BackendUnavailable("the upstream ended its answer before a finish reason")
     usage = chunk.get("usage")
     if isinstance(usage, dict):
         seen.append(ev.UsageReported(parts.read_usage(usage)))
     seen.append(ev.TurnCompleted())
-    if request.model is not None and chunk.get("model") != request.model:
+    if mended or (request.model is not None and chunk.get("model") != request.model):
         members = _MEMBERS.decode(body)
-        members["model"] = msgspec.Raw(msgspec.json.encode(request.model))
+        members["model"] = msgspec.Raw(msgspec.json.encode(request.model or chunk.get("model")))
+        if mended:
+            members["choices"] = msgspec.Raw(msgspec.json.encode(choices))
         body = msgspec.json.encode(members)
     return RelayBatch(body, tuple(seen), True)
 
@@ -158,6 +221,8 @@ def _interesting(frames: bytes) -> bool:
         or b'"finish_reason": "' in frames
         or b'"usage":{' in frames
         or b'"usage": {' in frames
+        or b'"tool_calls":[{' in frames
+        or b'"tool_calls": [{' in frames
         or b'"error"' in frames
         or b"[DONE]" in frames
     )

@@ -5,14 +5,15 @@ above. Deadlines that would cost a timer per read (aiohttp's `sock_read`) are ke
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 import aiohttp
 from yarl import URL
 
-from trunkline.model.errors import BackendTimeout, BackendUnavailable
+from trunkline.model.errors import BackendProtocolError, BackendTimeout, BackendUnavailable
 
 END_GRACE_S = 1.0
+MAX_BODY_BYTES = 256 * 1024 * 1024
 
 
 class _Watch:
@@ -62,10 +63,19 @@ class _Watch:
 class Answer:
     """An upstream's response. Read it with `read` or `chunks`, then `close` it: unread answers cost their connection."""
 
-    def __init__(self, response: aiohttp.ClientResponse, watch: _Watch, *, where: str, idle_timeout_s: float) -> None:
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        watch: _Watch,
+        *,
+        where: str,
+        first_byte_timeout_s: float,
+        idle_timeout_s: float,
+    ) -> None:
         self._response = response
         self._watch = watch
         self._where = where
+        self._first_byte_timeout_s = first_byte_timeout_s
         self._idle_timeout_s = idle_timeout_s
         self.status = response.status
 
@@ -75,13 +85,19 @@ class Answer:
     def headers(self) -> Mapping[str, str]:
         return self._response.headers
 
-    async def read(self) -> bytes:
-        """The whole body."""
-        return b"".join([chunk async for chunk in self.chunks()])
+    async def read(self, *, at_most_bytes: int = MAX_BODY_BYTES) -> bytes:
+        """The whole body. Raises BackendProtocolError for one that is larger: an upstream must not fill the memory."""
+        chunks, size = [], 0
+        async for chunk in self.chunks():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > at_most_bytes:
+                raise BackendProtocolError(f"{self._where} sent a body larger than {at_most_bytes} bytes")
+        return b"".join(chunks)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """What each read brought. Raises BackendUnavailable when the connection breaks, BackendTimeout when it goes silent."""
-        content, watch = self._response.content, self._watch
+        content, watch, begun = self._response.content, self._watch, False
         try:
             while True:
                 watch.waiting = True
@@ -89,13 +105,19 @@ class Answer:
                 watch.waiting = False
                 if not chunk:
                     return
-                watch.reads += 1
+                if begun:
+                    watch.reads += 1
+                else:  # some servers send the head at once and think then
+                    begun = True
+                    watch.then(self._idle_timeout_s)
                 yield chunk
         except asyncio.CancelledError:
             if not watch.caught():
                 raise
             raise BackendTimeout(
                 f"{self._where} sent nothing for {self._idle_timeout_s:g} s in the middle of its answer"
+                if begun
+                else f"{self._where} sent a head but no answer within {self._first_byte_timeout_s:g} s"
             ) from None
         except (aiohttp.ClientError, ConnectionError) as error:
             raise BackendUnavailable(f"{self._where} broke off its answer: {_reason(error)}") from None
@@ -172,7 +194,9 @@ class Upstream:
         try:
             try:
                 response = await self._send(method, url, body, headers)
-            except (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError):
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                if isinstance(error, aiohttp.ClientConnectorError):  # there never was a connection
+                    raise
                 # A pooled connection that the server had closed in the meantime looks like this; llama.cpp's server does it
                 # under load. No byte of an answer has come, so one more try on a fresh connection is safe.
                 response = await self._send(method, url, body, headers)
@@ -191,8 +215,14 @@ class Upstream:
         except (aiohttp.ClientError, ConnectionError) as error:
             watch.close()
             raise BackendUnavailable(f"cannot reach {self.base_url}: {_reason(error)}") from None
-        watch.then(self._idle_timeout_s)
-        return Answer(response, watch, where=self.base_url, idle_timeout_s=self._idle_timeout_s)
+        watch.then(self._first_byte_timeout_s)
+        return Answer(
+            response,
+            watch,
+            where=self.base_url,
+            first_byte_timeout_s=self._first_byte_timeout_s,
+            idle_timeout_s=self._idle_timeout_s,
+        )
 
     async def _send(
         self, method: str, url: URL, body: bytes | None, headers: Mapping[str, str]
