@@ -26,7 +26,7 @@ PUBLIC: dict[str, str] = {
         TrunklineError TurnFailure UnsupportedParameter""",
     "trunkline.model.events": """
         AnnotationAdded ApprovalRequested ApprovalResolved ArgumentsDelta CONTENT ChoiceDone Delta Event Extension
-        FinishReason IncompleteReason ItemDone ItemKind ItemStarted ReasoningDelta RefusalDelta TERMINALS Terminal
+        FinishReason IncompleteReason ItemDone ItemKind ItemStarted ReasoningDelta RefusalDelta SummaryDelta TERMINALS Terminal
         TextDelta TokensDelta ToolProgress TurnCancelled TurnCompleted TurnFailed TurnIncomplete TurnStarted
         UsageReported""",
     "trunkline.model.grammar": "DELTAS Grammar WHOLE",
@@ -35,7 +35,7 @@ PUBLIC: dict[str, str] = {
         AudioPart FilePart FunctionCall FunctionCallOutput ImagePart Item Message OpaqueItem OpaquePart Part Reasoning
         RefusalPart Role Status TextPart ToolKind text_of""",
     "trunkline.model.request": """
-        AllowedTools JsonSchema NamedTool OpaqueTool Request ResponseFormat Tool ToolChoice""",
+        AllowedTools JsonSchema NamedTool OpaqueTool OpaqueToolChoice Request ResponseFormat Tool ToolChoice""",
     "trunkline.model.tokens": "TokenLogprob TopLogprob",
     "trunkline.model.turn": "ChoiceEnd Fold OpenItem Turn TurnItem fold terminal_for",
     "trunkline.model.usage": "Usage",
