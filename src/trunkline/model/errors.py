@@ -175,8 +175,14 @@ class BackendRejected(BackendError):
     level = "info"
 
     def __init__(
-        self, message: str, *, status: int, type: str | None = None, code: str | None = None, param: str | None = None
-    ) -> None:  # noqa: A002 - the wire's word
+        self,
+        message: str,
+        *,
+        status: int,
+        type: str | None = None,  # noqa: A002 - the wire's word
+        code: str | None = None,
+        param: str | None = None,
+    ) -> None:
         super().__init__(message, code=code, param=param)
         self.status = status
         if type is not None:

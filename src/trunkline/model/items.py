@@ -1,8 +1,8 @@
 """Items: what a conversation consists of, in the Responses vocabulary, because it is the richest of the dialects.
 
 A chat message with tool calls is a message item followed by function calls; a tool message is a function call output. What
-no class here can name is an `OpaqueItem`: the payload is kept as JSON text and travels to a backend of the same dialect. `extra` of an item holds the
-members of its wire form that no field names, for the same purpose.
+no class here can name is an `OpaqueItem`: the payload is kept as JSON text and travels to a backend of the same dialect.
+`extra` of an item holds the members of its wire form that no field names, for the same purpose.
 """
 
 from collections.abc import Mapping

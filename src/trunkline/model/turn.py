@@ -79,12 +79,12 @@ class OpenItem:
         "_parts",
         "_segment_kind",
         "_segments",
-        "_settled",
         "_summary",
         "_summary_part",
         "extensions",
         "logprob_ends",
         "logprobs",
+        "settled",
         "started",
         "token_ids",
     )
@@ -98,7 +98,7 @@ class OpenItem:
         self._segment_kind: type[TextPart] | type[RefusalPart] = TextPart
         self._annotations: list[msgspec.Raw] = []  # of the open segment
         self._parts: list[Part] = []
-        self._settled = 0  # log probabilities whose text has come
+        self.settled = 0  # log probabilities whose text has come
         self.logprob_ends: list[int] = []  # of the parts that are closed
         self._summary: list[list[str]] = []
         self._summary_part = -1
@@ -122,10 +122,10 @@ class OpenItem:
                 self._annotations.append(event.annotation)
 
     def item(self, status: Status, whole: Item | None = None, encrypted_content: str | None = None) -> Item:
-        """The item as it stands. `whole` is the item its ItemDone carried."""
+        """The item as it stands. `whole` is the item its ItemDone carried; it keeps the id with which it opened."""
         started = self.started
         if whole is not None:
-            return whole
+            return whole if whole.id == started.item_id else msgspec.structs.replace(whole, id=started.item_id)
         match started.kind:
             case "reasoning":
                 return Reasoning(
@@ -197,12 +197,12 @@ class OpenItem:
             self._close_segment()
             self._segment_kind = kind
         self._segments.append(text)
-        self._settled = len(self.logprobs)
+        self.settled = len(self.logprobs)
 
     def _close_segment(self) -> None:
         for part in self._open_part():
             self._parts.append(part)
-            self.logprob_ends.append(self._settled)
+            self.logprob_ends.append(self.settled)
         self._segments, self._annotations = [], []
         self._segment_kind = TextPart
 
@@ -254,6 +254,15 @@ class Fold:
     def open_item(self, index: int) -> OpenItem:
         """The open item of this index, for emitters that must show it."""
         return self._open[index]
+
+    def closed_item(self, index: int) -> TurnItem:
+        """The closed item of this index."""
+        return self._items[index]
+
+    @property
+    def open_indexes(self) -> tuple[int, ...]:
+        """The items that are open, in order."""
+        return tuple(self._open)
 
     def turn(self) -> Turn:
         items = dict(self._items)

@@ -18,7 +18,6 @@ import msgspec
 from trunkline.model.events import Event
 from trunkline.model.ids import Entropy
 from trunkline.model.request import Request
-
 from trunkline.ports.runtime import Clock
 
 EventBatch = Sequence[Event]

@@ -10,6 +10,7 @@ import os
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import TextIO
 
 import msgspec
@@ -73,7 +74,7 @@ class AccessLog:
                 self._stream.flush()
             except (OSError, ValueError):
                 # Nobody reads standard error any more; a request must not fail for that.
-                self._stream = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the log
+                self._stream = Path(os.devnull).open("w")  # noqa: SIM115 - lives as long as the log
 
     def close(self) -> None:
         self.flush()

@@ -208,7 +208,8 @@ def _tool(source: Object, path: str) -> Tool | OpaqueTool:
         parameters = inner.get("parameters")
         if parameters is not None and not isinstance(parameters, dict):
             raise InvalidParameter(
-                f"Invalid '{inner_path}.parameters': expected a JSON Schema object, but got {reading.describe(parameters)} instead.",
+                f"Invalid '{inner_path}.parameters': expected a JSON Schema object, "
+                f"but got {reading.describe(parameters)} instead.",
                 code="invalid_function_parameters",
                 param=f"{inner_path}.parameters",
             )
