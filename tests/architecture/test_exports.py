@@ -29,7 +29,7 @@ PUBLIC: dict[str, str] = {
         FinishReason IncompleteReason ItemDone ItemKind ItemStarted ReasoningDelta RefusalDelta SummaryDelta TERMINALS Terminal
         TextDelta TokensDelta ToolProgress TurnCancelled TurnCompleted TurnFailed TurnIncomplete TurnStarted
         UsageReported""",
-    "trunkline.model.grammar": "DELTAS Grammar WHOLE",
+    "trunkline.model.grammar": "DELTAS Grammar LIMITS WHOLE",
     "trunkline.model.ids": "Entropy ID_BYTES new_id",
     "trunkline.model.items": """
         AudioPart FilePart FunctionCall FunctionCallOutput ImagePart Item Message OpaqueItem OpaquePart Part Reasoning
@@ -51,8 +51,15 @@ def public_names(module: str) -> set[str]:
     """What the module offers: its `__all__`, or what it defines without an underscore."""
     path = PACKAGE.parent / module.replace(".", "/")
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    names = defined_names(path.read_text(encoding="utf-8"))
+    if "__all__" in names:
+        return set(importlib.import_module(module).__all__)
+    return {name for name in names if not name.startswith("_") or name == "__version__"}
+
+
+def defined_names(source: str) -> set[str]:
     names: set[str] = set()
-    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+    for statement in ast.parse(source).body:
         targets: list[ast.expr] = []
         match statement:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
@@ -64,9 +71,12 @@ def public_names(module: str) -> set[str]:
             case _:
                 pass
         names |= {target.id for target in targets if isinstance(target, ast.Name)}
-    if "__all__" in names:
-        return set(importlib.import_module(module).__all__)
-    return {name for name in names if not name.startswith("_") or name == "__version__"}
+    return names
+
+
+def test_every_way_to_define_a_name_is_seen() -> None:
+    source = "import os\nA = B = 1\nc: int = 2\nclass D: ...\ndef e(): ...\nasync def f(): ...\nif A:\n    g = 1\n"
+    assert defined_names(source) == {"A", "B", "c", "D", "e", "f"}
 
 
 @pytest.mark.parametrize("module", PUBLIC)

@@ -10,19 +10,19 @@ import pytest
 from tests.architecture.sources import PACKAGE, ROOT
 
 TEXT = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-MAP_LINE = re.compile(r"^(?P<indent> *)(?P<names>[\w./]+(?:, [\w./]+)*)(?: {2,}(?P<says>\S.*))?$")
+MAP_LINE = re.compile(r"^(?P<indent> *)(?P<names>[\w./]+)(?: +(?P<says>\S.*))?$")
 
 
-def section(title: str) -> str:
+def section(title: str, text: str = TEXT) -> str:
     """The text below a heading, up to the next of its level."""
-    _, found, rest = TEXT.partition(f"\n## {title}\n")
+    _, found, rest = text.partition(f"\n## {title}\n")
     assert found, f"ARCHITECTURE.md has no section {title!r}"
     return re.split(r"\n## ", rest)[0]
 
 
-def drawn() -> dict[str, str]:
+def drawn(text: str = TEXT) -> dict[str, str]:
     """Path below src/trunkline to what the map says of it. A folder ends with a slash; what it holds is indented."""
-    tree = re.search(r"```text\n(src/trunkline/\n.*?)```", section("The map"), re.DOTALL)
+    tree = re.search(r"```text\n(src/trunkline/\n.*?)```", section("The map", text), re.DOTALL)
     assert tree, "the map begins with src/trunkline/"
     paths: dict[str, str] = {}
     folder = ""
@@ -58,6 +58,14 @@ def test_the_map_shows_every_module_of_the_two_upper_levels() -> None:
 def test_the_map_shows_nothing_that_is_not_there() -> None:
     gone = set(drawn()) - built()
     assert not gone, f"ARCHITECTURE.md draws what is not built: {sorted(gone)}"
+
+
+def test_a_line_too_few_or_too_many_is_found() -> None:
+    line = "    gateway.py        who answers, when, and what becomes of failures\n"
+    assert line in TEXT
+    assert "engine/gateway.py" in built() - set(drawn(TEXT.replace(line, "")))
+    added = TEXT.replace(line, line + line.replace("gateway", "gatepost"))
+    assert "engine/gatepost.py" in set(drawn(added)) - built()
 
 
 def test_the_map_says_a_few_words_about_each() -> None:
