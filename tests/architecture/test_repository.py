@@ -8,7 +8,7 @@ import pytest
 
 from tests.architecture.sources import ROOT
 
-MACHINE = re.compile(rb"(?<![\w.:/-])/(work|root|tmp/[a-z]{1,3}|Users|home/[a-z][\w-]*)/[\w.-]")
+MACHINE = re.compile(rb"(?<![\w.:/-])/(work|root|tmp/[a-z]{1,3}(?:-\w*)?|Users|home/[a-z][\w-]*)/[\w.-]")
 """An absolute path of somebody's machine. `/tmp/` with a telling name is anybody's."""
 REGISTRY = re.compile(
     rb"(pypi\.org|pythonhosted\.org|registry\.npm|npmjs\.(org|com)|artifactory|/simple/|devpi|verdaccio)"
@@ -52,6 +52,7 @@ def found(pattern: re.Pattern[bytes], files: list[Path]) -> list[str]:
         (MACHINE, b"see /root/notes.md"),
         (MACHINE, b"/home/ada/trunkline"),
         (MACHINE, b"PYTHONPATH=/tmp/x/lib"),
+        (MACHINE, b"logs in /tmp/h-12/out"),
         (REGISTRY, b"https://files.pythonhosted.org/packages/x.whl"),
         (REGISTRY, b'"resolved": "https://registry.npmjs.org/openai"'),
         (REGISTRY, b"--index-url http://10.0.0.1/simple/"),
