@@ -125,6 +125,8 @@ def configuration() -> str:
         table(HEADER, setting_rows(schema.ServerSettings)),
         f"\n## `[[server.keys]]`\n\n{paragraph(schema.KeySettings)}\n\n",
         table(HEADER, setting_rows(schema.KeySettings)),
+        f"\n## `[store]`\n\n{paragraph(schema.StoreSettings)}\n\n",
+        table(HEADER, setting_rows(schema.StoreSettings)),
         "\n## `[backends.NAME]`\n\n"
         f"{paragraph(schema.BackendSettings)} `type` is required and says which further settings there are: "
         + ", ".join(f"`{kind.tag}`" for kind in backends)

@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from trunkline.config.expect import Problem, join, quoted, unknown
 from trunkline.config.profiles import PROFILES
 from trunkline.config.schema import Config, EmbeddedSettings, HttpSettings, PythonSettings, ScriptedSettings
+from trunkline.config.store_url import store_url_problem
 
 DEFAULT_TENANT = "default"
 _BACKEND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -61,6 +62,12 @@ def _keys(config: Config) -> Iterator[Problem]:
                 f"server.keys[{index}].name",
                 f"{DEFAULT_TENANT!r} is reserved: it is the tenant of server.api_keys; choose another name",
             )
+
+
+def _store(config: Config) -> Iterator[Problem]:
+    wrong = store_url_problem(config.store.url)
+    if wrong:
+        yield Problem("store.url", wrong)
 
 
 def _open_to_others(config: Config) -> Iterator[Problem]:
@@ -256,6 +263,7 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _default_model,
     _model_name,
     _origins,
+    _store,
     _open_to_others,
 )
 """In the order in which they are reported: what the file is about first, the address last."""

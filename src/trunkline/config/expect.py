@@ -21,7 +21,7 @@ SECRET_KEYS = frozenset({"key", "api_key", "api_keys"})
 
 NOT_YET = frozenset(
     {
-        "store", "cache", "rollouts",                                                       # tables
+        "cache", "rollouts",                                                                # tables
         "command",                                                                          # backend types
         "openai_responses", "anthropic_messages", "ollama_chat", "vllm", "sglang", "llama_cpp",  # dialects
         "on_disconnect", "on_lost", "preset", "weight", "hold_s", "tokenizer",              # backend settings

@@ -184,15 +184,33 @@ class ModelSettings(_Table, frozen=True, kw_only=True):
     routes: Annotated[tuple[RouteSettings, ...], msgspec.Meta(min_length=1)]
 
 
+class StoreSettings(_Table, frozen=True, kw_only=True):
+    """What is kept between requests: responses, conversations, background runs, stored chat completions. See the store's page.
+
+    Attributes:
+        url: `sqlite:///FILE`, relative to the configuration file, or `sqlite:////FILE` from the root; or `memory:`, which a
+            restart empties.
+        max_responses: How many responses each tenant may keep, and how many stored chat completions; beyond that the
+            least recently used give way.
+        max_age_s: Seconds after which a response or a stored chat completion is removed; absent: never.
+    """
+
+    url: Annotated[str, msgspec.Meta(min_length=1)] = "sqlite:///trunkline.db"
+    max_responses: Count = 10_000
+    max_age_s: Positive | None = None
+
+
 class Config(_Table, frozen=True, kw_only=True):
     """The whole file.
 
     Attributes:
         server: How it listens.
+        store: What it keeps.
         backends: Who answers, by name.
         models: Names clients use, each with its route. A backend without an entry offers its models under their own names.
     """
 
     server: ServerSettings = ServerSettings()
+    store: StoreSettings = StoreSettings()
     backends: Mapping[str, Backend] = {}
     models: tuple[ModelSettings, ...] = ()

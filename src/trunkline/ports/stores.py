@@ -9,7 +9,12 @@ exactly like an unknown one. JSON travels as bytes: what a client gets again is 
     completion    a stored chat completion
 
 A chain of turns is followed through `parent_id`. A turn stores its own items only; deleting a response that others continue
-hides it and keeps its items for them.
+hides it and keeps its items for them. A response may also be deleted, or give way to newer ones, while a turn that
+continues it is being answered: so who saves a turn hands over the history it worked with, and the store keeps it with
+the turn where the parent is gone.
+
+A caller that is cancelled while it waits for a write loses the news, not the write. What fails raises StoreError, and then
+nothing was written.
 """
 
 from collections.abc import Sequence
@@ -25,9 +30,9 @@ class StoredResponse(msgspec.Struct, frozen=True, kw_only=True):
     """A response and its turn. `object`, `input` and `output` are JSON: the Response object and two lists of items.
 
     Attributes:
-        parent_id: the response this one continues, for a chain.
+        parent_id: the response this one continues, for a chain. It is settled when a response is first stored.
         conversation_id: the conversation it belongs to, for one that has an id of its own.
-        name: the plain conversation name that shall point to it from now on.
+        name: the plain conversation name that shall point to it from now on; a loaded response has the one it was saved with.
         background: whether it was started in the background, so that it has an event log to resume from.
         created_at: unix seconds.
     """
@@ -61,7 +66,12 @@ class LoggedEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
-    """Work that outlives its request. `request` is what is needed to run it again, opaque to the store."""
+    """Work that outlives its request. It has the id of its response.
+
+    Attributes:
+        request: what is needed to run it again, opaque to the store; empty once the run has ended.
+        next_sequence: the number that the next event must have; the store counts, what is passed in is ignored.
+    """
 
     id: str
     status: RunStatus
@@ -98,7 +108,11 @@ class StoredCompletion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Which part of a list: at most `limit` entries after (not including) the entry `after`, in `order`."""
+    """Which part of a list: at most `limit` entries after (not including) the entry `after`, in `order`.
+
+    Whoever lists raises InvalidParameter for an `after` that is not in the list: it may have been deleted meanwhile, and
+    an empty page would look like the end.
+    """
 
     limit: int = 20
     order: Order = "desc"
@@ -108,14 +122,29 @@ class Page(msgspec.Struct, frozen=True):
 class ResponseStore(Protocol):
     """Responses and their chains."""
 
-    async def save_response(self, tenant: str, response: StoredResponse) -> None:
-        """Stores or replaces; returns when it is durable. A `name` moves to this response in the same transaction."""
+    async def save_response(
+        self,
+        tenant: str,
+        response: StoredResponse,
+        *,
+        history: Sequence[Segment] = (),
+        items: Sequence[StoredItem] = (),
+    ) -> None:
+        """Stores or replaces; returns when it is durable. A `name` moves to this response in the same transaction.
+
+        Args:
+            history: what `history` gave for the parent when the turn began; kept only where the parent has gone since.
+            items: are added to the conversation `conversation_id` in the same transaction, if it still exists.
+
+        Raises:
+            StoreError: also for a parent that is unknown, with no history to take its place.
+        """
         ...
 
     async def load_response(self, tenant: str, response_id: str) -> StoredResponse | None: ...
 
     async def delete_response(self, tenant: str, response_id: str) -> bool:
-        """Removes the object, its names and its run's log. Its items stay while another turn continues it."""
+        """Removes the object, its names, its run and the run's log. Its items stay while another turn continues it."""
         ...
 
     async def history(self, tenant: str, response_id: str) -> Sequence[Segment] | None:
@@ -130,20 +159,37 @@ class ResponseStore(Protocol):
 class RunStore(Protocol):
     """Runs and their event logs. Events are durable before anybody reads them."""
 
-    async def create_run(self, run: StoredRun, response: StoredResponse, events: Sequence[LoggedEvent]) -> None:
+    async def create_run(
+        self,
+        run: StoredRun,
+        response: StoredResponse,
+        events: Sequence[LoggedEvent],
+        *,
+        history: Sequence[Segment] = (),
+    ) -> None:
         """The run, its response's first snapshot and its first events, in one transaction."""
         ...
 
-    async def start_run(self, tenant: str, run_id: str) -> bool:
-        """queued → in_progress; False if it was cancelled or deleted meanwhile."""
+    async def start_run(
+        self, tenant: str, run_id: str, *, response: StoredResponse | None = None, events: Sequence[LoggedEvent] = ()
+    ) -> bool:
+        """queued → in_progress, with the snapshot and the events that say so. False, and nothing is written, when it
+        was cancelled, deleted or started meanwhile."""
         ...
 
     async def append_events(
-        self, tenant: str, run_id: str, events: Sequence[LoggedEvent], *, final: StoredResponse | None = None
+        self,
+        tenant: str,
+        run_id: str,
+        events: Sequence[LoggedEvent],
+        *,
+        final: StoredResponse | None = None,
+        items: Sequence[StoredItem] = (),
     ) -> bool:
         """Appends; with `final`, ends the run with that response's status in the same transaction.
 
-        False, and nothing is written, when the run has ended or is gone: whoever writes has been fenced.
+        False, and nothing is written, when the run has ended or is gone: whoever writes has been fenced. `items` as in
+        `save_response`. Raises StoreError for a sequence number that is not the next one.
         """
         ...
 
@@ -154,12 +200,12 @@ class RunStore(Protocol):
     async def load_run(self, tenant: str, run_id: str) -> StoredRun | None: ...
 
     async def unfinished_runs(self) -> Sequence[StoredRun]:
-        """Every tenant's runs that are queued or in progress: what a restart has to deal with."""
+        """Every tenant's runs that are queued or in progress, oldest first: what a restart has to deal with."""
         ...
 
 
 class ConversationStore(Protocol):
-    """Conversations and their items, in the order they were added."""
+    """Conversations and their items, in the order they were added. An item whose id is there already stays as it is."""
 
     async def create_conversation(
         self, tenant: str, conversation: StoredConversation, items: Sequence[StoredItem]
@@ -195,7 +241,9 @@ class CompletionStore(Protocol):
 
     async def list_completions(
         self, tenant: str, page: Page, *, model: str | None = None, metadata: bytes | None = None
-    ) -> Sequence[StoredCompletion]: ...
+    ) -> Sequence[StoredCompletion]:
+        """In the order they were stored; only those of that model, whose metadata has every pair of that object."""
+        ...
 
 
 class Store(ResponseStore, RunStore, ConversationStore, CompletionStore, Protocol):

@@ -83,15 +83,34 @@ WRONG_FILES = {
         "[sever]\n" + LOCAL,
         (
             "config trunkline.toml: sever: unknown setting 'sever' (did you mean 'server'?); "
-            "known: 'backends', 'models', 'server'"
+            "known: 'backends', 'models', 'server', 'store'"
         ),
     ),
     "table_of_a_later_version": (
-        '[store]\nurl = "memory:"\n' + LOCAL,
+        "[cache]\nttl_s = 60\n" + LOCAL,
         (
-            "config trunkline.toml: store: 'store' is not in this version of trunkline; "
-            "known: 'backends', 'models', 'server'"
+            "config trunkline.toml: cache: 'cache' is not in this version of trunkline; "
+            "known: 'backends', 'models', 'server', 'store'"
         ),
+    ),
+    "store_path_without_scheme": (
+        '[store]\nurl = "data/trunkline.db"\n' + LOCAL,
+        (
+            "config trunkline.toml: store.url: expected 'sqlite:///FILE' or 'memory:', got 'data/trunkline.db' "
+            "(did you mean 'sqlite:///data/trunkline.db'?)"
+        ),
+    ),
+    "store_in_memory_as_others_spell_it": (
+        '[store]\nurl = ":memory:"\n' + LOCAL,
+        "config trunkline.toml: store.url: expected 'sqlite:///FILE' or 'memory:', got ':memory:' (did you mean 'memory:'?)",
+    ),
+    "store_of_another_kind": (
+        '[store]\nurl = "postgresql://me:secret@db/trunkline"\n' + LOCAL,
+        "config trunkline.toml: store.url: expected 'sqlite:///FILE' or 'memory:', got 'postgresql://…'",
+    ),
+    "store_of_nothing": (
+        "[store]\nmax_responses = 0\n" + LOCAL,
+        "config trunkline.toml: store.max_responses: expected an integer, 1 or more, got 0",
     ),
     "unknown_key": (
         "[server]\nprot = 1\n" + LOCAL,

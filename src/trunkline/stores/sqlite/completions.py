@@ -1,0 +1,52 @@
+"""What is done to stored chat completions, as functions of a session. They are listed in the order they were stored."""
+
+from trunkline.ports.stores import Page, StoredCompletion
+from trunkline.stores.sqlite import statements as sql
+from trunkline.stores.sqlite.conversations import BEYOND, no_such_entry
+from trunkline.stores.sqlite.limits import Limits
+from trunkline.stores.sqlite.worker import Session
+
+
+def save(session: Session, tenant: str, completion: StoredCompletion, *, limits: Limits) -> None:
+    key = (tenant, completion.id)
+    described = (completion.model, completion.created_at, completion.metadata, completion.messages, completion.object)
+    if session.execute(sql.COMPLETION_EXISTS, key).fetchone() is not None:
+        session.execute(sql.REPLACE_COMPLETION, (*key, *described))
+        return
+    last = session.execute(sql.LAST_COMPLETION, (tenant,)).fetchone()[0]
+    session.execute(sql.INSERT_COMPLETION, (*key, last + 1, *described))
+    limits.completion_added(session, tenant)
+
+
+def load(session: Session, tenant: str, completion_id: str, *, cutoff: int) -> StoredCompletion | None:
+    row = session.execute(sql.LOAD_COMPLETION, (tenant, completion_id, cutoff)).fetchone()
+    return None if row is None else _completion(row)
+
+
+def update(session: Session, tenant: str, completion_id: str, *, metadata: bytes, document: bytes, cutoff: int) -> bool:
+    values = (tenant, completion_id, cutoff, metadata, document)
+    return session.execute(sql.UPDATE_COMPLETION, values).rowcount > 0
+
+
+def delete(session: Session, tenant: str, completion_id: str, *, cutoff: int) -> bool:
+    return session.execute(sql.DELETE_COMPLETION, (tenant, completion_id, cutoff)).rowcount > 0
+
+
+def list_page(
+    session: Session, tenant: str, page: Page, *, model: str | None, metadata: bytes | None, cutoff: int
+) -> tuple[StoredCompletion, ...]:
+    descending = page.order == "desc"
+    start = BEYOND if descending else 0
+    if page.after is not None:
+        found = session.execute(sql.COMPLETION_POSITION, (tenant, page.after, cutoff)).fetchone()
+        if found is None:
+            raise no_such_entry(page.after)
+        start = found[0]
+    statement = sql.COMPLETIONS_DESCENDING if descending else sql.COMPLETIONS_ASCENDING
+    wanted = None if metadata is None else metadata.decode()
+    rows = session.execute(statement, (tenant, cutoff, model, wanted, start, page.limit))
+    return tuple(_completion(row) for row in rows)
+
+
+def _completion(row: tuple[str, bytes, bytes, str, int, bytes]) -> StoredCompletion:
+    return StoredCompletion(id=row[0], object=row[1], messages=row[2], model=row[3], created_at=row[4], metadata=row[5])

@@ -1,0 +1,73 @@
+"""What is done to conversations and their items, as functions of a session.
+
+Items have a position, one more than the last. An item that is there already stays where and as it is, so that a client
+which sends a conversation again does not double it.
+"""
+
+from collections.abc import Sequence
+
+from trunkline.model.errors import InvalidParameter
+from trunkline.ports.stores import Page, StoredConversation, StoredItem
+from trunkline.stores.sqlite import statements as sql
+from trunkline.stores.sqlite.worker import Session
+
+BEYOND = 2**63 - 1
+
+
+def create(session: Session, tenant: str, conversation: StoredConversation, items: Sequence[StoredItem]) -> None:
+    session.execute(sql.INSERT_CONVERSATION, (tenant, conversation.id, conversation.created_at, conversation.metadata))
+    add_items(session, tenant, conversation.id, items)
+
+
+def load(session: Session, tenant: str, conversation_id: str) -> StoredConversation | None:
+    row = session.execute(sql.LOAD_CONVERSATION, (tenant, conversation_id)).fetchone()
+    return None if row is None else StoredConversation(id=row[0], created_at=row[1], metadata=row[2])
+
+
+def update(session: Session, tenant: str, conversation: StoredConversation) -> bool:
+    values = (tenant, conversation.id, conversation.created_at, conversation.metadata)
+    return session.execute(sql.UPDATE_CONVERSATION, values).rowcount > 0
+
+
+def delete(session: Session, tenant: str, conversation_id: str) -> bool:
+    session.execute(sql.DELETE_ITEMS, (tenant, conversation_id))
+    return session.execute(sql.DELETE_CONVERSATION, (tenant, conversation_id)).rowcount > 0
+
+
+def add_items(session: Session, tenant: str, conversation_id: str, items: Sequence[StoredItem]) -> bool:
+    if session.execute(sql.CONVERSATION_EXISTS, (tenant, conversation_id)).fetchone() is None:
+        return False
+    last = session.execute(sql.LAST_POSITION, (tenant, conversation_id)).fetchone()[0]
+    session.executemany(
+        sql.ADD_ITEM,
+        [
+            (tenant, conversation_id, position, item.id, item.data)
+            for position, item in enumerate(items, start=last + 1)
+        ],
+    )
+    return True
+
+
+def list_items(session: Session, tenant: str, conversation_id: str, page: Page) -> tuple[StoredItem, ...]:
+    descending = page.order == "desc"
+    start = BEYOND if descending else 0
+    if page.after is not None:
+        found = session.execute(sql.ITEM_POSITION, (tenant, conversation_id, page.after)).fetchone()
+        if found is None:
+            raise no_such_entry(page.after)
+        start = found[0]
+    statement = sql.ITEMS_DESCENDING if descending else sql.ITEMS_ASCENDING
+    return tuple(StoredItem(*row) for row in session.execute(statement, (tenant, conversation_id, start, page.limit)))
+
+
+def no_such_entry(after: str) -> InvalidParameter:
+    return InvalidParameter(f"no entry {after!r} in this list to continue after; start again without it", param="after")
+
+
+def load_item(session: Session, tenant: str, conversation_id: str, item_id: str) -> StoredItem | None:
+    row = session.execute(sql.LOAD_ITEM, (tenant, conversation_id, item_id)).fetchone()
+    return None if row is None else StoredItem(*row)
+
+
+def delete_item(session: Session, tenant: str, conversation_id: str, item_id: str) -> bool:
+    return session.execute(sql.DELETE_ITEM, (tenant, conversation_id, item_id)).rowcount > 0

@@ -1,0 +1,102 @@
+"""The tables, as numbered steps: step N brings a file of schema N-1 to schema N.
+
+A step is never edited once it has been released, only followed by another. `PRAGMA user_version` holds the number. The
+tenant begins every primary key and every index that a request uses, so that no statement can forget it cheaply.
+
+Small columns stand before the large ones: SQLite reads a row from its front and leaves the pages of the rest alone.
+Rows with documents are ordinary tables with an index as their key; rows that are mostly key have no other storage
+(WITHOUT ROWID), which keeps a run's events side by side.
+"""
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        # hidden: deleted or given way, while another turn still continues it; then `object` is empty.
+        # used: grows with every use, in the order of uses. context: what came before, where the parent is gone.
+        """
+        CREATE TABLE responses (
+            tenant TEXT NOT NULL,
+            id TEXT NOT NULL,
+            parent_id TEXT,
+            conversation_id TEXT,
+            name TEXT,
+            status TEXT NOT NULL,
+            model TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            background INTEGER NOT NULL,
+            hidden INTEGER NOT NULL,
+            used INTEGER NOT NULL,
+            context BLOB,
+            input BLOB NOT NULL,
+            output BLOB NOT NULL,
+            object BLOB NOT NULL,
+            PRIMARY KEY (tenant, id)
+        )
+        """,
+        "CREATE INDEX responses_by_parent ON responses (tenant, parent_id) WHERE parent_id IS NOT NULL",
+        "CREATE INDEX responses_by_use ON responses (tenant, hidden, used, created_at)",
+        """
+        CREATE TABLE names (
+            tenant TEXT NOT NULL,
+            name TEXT NOT NULL,
+            response_id TEXT NOT NULL,
+            PRIMARY KEY (tenant, name)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX names_by_response ON names (tenant, response_id)",
+        """
+        CREATE TABLE runs (
+            tenant TEXT NOT NULL,
+            id TEXT NOT NULL,
+            status TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            request BLOB NOT NULL,
+            PRIMARY KEY (tenant, id)
+        )
+        """,
+        "CREATE INDEX runs_unfinished ON runs (status) WHERE status IN ('queued', 'in_progress')",
+        """
+        CREATE TABLE events (
+            tenant TEXT NOT NULL,
+            run_id TEXT NOT NULL,
+            sequence_number INTEGER NOT NULL,
+            type TEXT NOT NULL,
+            data BLOB NOT NULL,
+            PRIMARY KEY (tenant, run_id, sequence_number)
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE conversations (
+            tenant TEXT NOT NULL,
+            id TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            metadata BLOB NOT NULL,
+            PRIMARY KEY (tenant, id)
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE items (
+            tenant TEXT NOT NULL,
+            conversation_id TEXT NOT NULL,
+            position INTEGER NOT NULL,
+            id TEXT NOT NULL,
+            data BLOB NOT NULL,
+            PRIMARY KEY (tenant, conversation_id, position)
+        )
+        """,
+        "CREATE UNIQUE INDEX items_by_id ON items (tenant, conversation_id, id)",
+        """
+        CREATE TABLE completions (
+            tenant TEXT NOT NULL,
+            id TEXT NOT NULL,
+            position INTEGER NOT NULL,
+            model TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            metadata BLOB NOT NULL,
+            messages BLOB NOT NULL,
+            object BLOB NOT NULL,
+            PRIMARY KEY (tenant, id)
+        )
+        """,
+        "CREATE UNIQUE INDEX completions_in_order ON completions (tenant, position, created_at)",
+    ),
+)

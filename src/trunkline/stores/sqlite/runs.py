@@ -1,0 +1,112 @@
+"""What is done to runs and their event logs, as functions of a session.
+
+A run is live while it is queued or in progress. Everything that writes to one asks for that first, in the same
+transaction; so whoever ends it, by a final event or a cancel, fences everybody else. Sequence numbers are the store's to
+check: the log of a run has no gap, whoever wrote it.
+"""
+
+from collections.abc import Sequence
+
+from trunkline.model.errors import StoreError
+from trunkline.ports.stores import LoggedEvent, RunStatus, Segment, StoredItem, StoredResponse, StoredRun
+from trunkline.stores.sqlite import responses
+from trunkline.stores.sqlite import statements as sql
+from trunkline.stores.sqlite.limits import Limits
+from trunkline.stores.sqlite.worker import Session
+
+LIVE = frozenset({"queued", "in_progress"})
+
+
+def create(
+    session: Session,
+    run: StoredRun,
+    response: StoredResponse,
+    events: Sequence[LoggedEvent],
+    *,
+    limits: Limits,
+    history: Sequence[Segment] = (),
+) -> None:
+    if run.id != response.id:
+        raise StoreError(f"run {run.id!r} was not stored: a run has the id of its response, got {response.id!r}")
+    responses.save(session, run.tenant, response, limits=limits, history=history)
+    session.execute(sql.INSERT_RUN, (run.tenant, run.id, run.status, run.created_at, run.request))
+    _log(session, run.tenant, run.id, events)
+
+
+def start(
+    session: Session,
+    tenant: str,
+    run_id: str,
+    *,
+    response: StoredResponse | None,
+    events: Sequence[LoggedEvent],
+    limits: Limits,
+) -> bool:
+    if _status(session, tenant, run_id) != "queued":
+        return False
+    session.execute(sql.START_RUN, (tenant, run_id))
+    if response is not None:
+        responses.save(session, tenant, response, limits=limits)
+    _log(session, tenant, run_id, events)
+    return True
+
+
+def append(
+    session: Session,
+    tenant: str,
+    run_id: str,
+    events: Sequence[LoggedEvent],
+    *,
+    final: StoredResponse | None,
+    items: Sequence[StoredItem],
+    limits: Limits,
+) -> bool:
+    if _status(session, tenant, run_id) not in LIVE:
+        return False
+    _log(session, tenant, run_id, events)
+    if final is not None:
+        if final.status in LIVE:
+            raise StoreError(
+                f"run {run_id!r} was not ended: {final.status!r} is not the status of a run that has ended"
+            )
+        responses.save(session, tenant, final, limits=limits, items=items)
+        session.execute(sql.END_RUN, (tenant, run_id, final.status))
+    return True
+
+
+def _status(session: Session, tenant: str, run_id: str) -> str | None:
+    row = session.execute(sql.RUN_STATUS, (tenant, run_id)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _log(session: Session, tenant: str, run_id: str, events: Sequence[LoggedEvent]) -> None:
+    session.changed.add((tenant, run_id))
+    if not events:
+        return
+    due = session.execute(sql.NEXT_SEQUENCE, (tenant, run_id)).fetchone()[0]
+    for number, event in enumerate(events, start=due):
+        if event.sequence_number != number:
+            raise StoreError(
+                f"events of run {run_id!r} were not stored: expected sequence number {number}, "
+                f"got {event.sequence_number}"
+            )
+    session.executemany(
+        sql.INSERT_EVENT, [(tenant, run_id, event.sequence_number, event.type, event.data) for event in events]
+    )
+
+
+def read(session: Session, tenant: str, run_id: str, *, after: int, limit: int) -> tuple[LoggedEvent, ...]:
+    return tuple(LoggedEvent(*row) for row in session.execute(sql.READ_EVENTS, (tenant, run_id, after, limit)))
+
+
+def load(session: Session, tenant: str, run_id: str) -> StoredRun | None:
+    row = session.execute(sql.LOAD_RUN, (tenant, run_id)).fetchone()
+    return None if row is None else _run(row)
+
+
+def unfinished(session: Session) -> tuple[StoredRun, ...]:
+    return tuple(_run(row) for row in session.execute(sql.UNFINISHED_RUNS))
+
+
+def _run(row: tuple[str, str, RunStatus, bytes, int, int]) -> StoredRun:
+    return StoredRun(tenant=row[0], id=row[1], status=row[2], request=row[3], created_at=row[4], next_sequence=row[5])
