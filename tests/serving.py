@@ -251,22 +251,16 @@ async def _served(application: Application, log: io.StringIO, *, grace_s: float)
     with contextlib.closing(listen("127.0.0.1", port=0)) as listener:
         host, port = listener.getsockname()[:2]
         await lifespan.startup()
+        serving_until = serve_until_stopped(application, listener, stop, grace_s=grace_s, announce=announce)
+        running = asyncio.create_task(serving_until, name="serve")
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(serve_until_stopped(application, listener, stop, grace_s=grace_s, announce=announce))
-                try:
-                    await up.wait()
-                    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
-                        yield Serving(application, (host, port), session, log)
-                finally:
-                    stop.now()
+            await up.wait()
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+                yield Serving(application, (host, port), session, log)
         finally:
+            stop.now()
+            await running
             await lifespan.shutdown()
-
-
-def toml_text(text: str) -> str:
-    """A string as TOML."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 REQUEST_ID = re.compile(r"req_[0-9a-f]{8,}")

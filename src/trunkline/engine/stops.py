@@ -7,6 +7,7 @@ backend is told to stop. Log probabilities of text that is held back wait with i
 from collections.abc import AsyncIterator, Sequence
 
 from trunkline.model import events as ev
+from trunkline.model.errors import TrunklineError
 from trunkline.model.turn import terminal_for
 from trunkline.ports.backend import EventBatch, stop
 
@@ -27,6 +28,10 @@ async def cut_at_stops(
                 yield events
             if cutter.ended:
                 return
+    except TrunklineError:
+        if rest := cutter.rest():
+            yield rest
+        raise
     finally:
         await stop(batches)
 
@@ -70,15 +75,25 @@ class StopCutter:
                 if event.choice not in self._cut:
                     self._reasons.append(event.finish_reason)
                     out.append(event)
+            case ev.TurnCompleted() | ev.TurnIncomplete() | ev.TurnFailed() | ev.TurnCancelled():
+                out.extend(self.rest())
+                out.append(event)
             case _:
                 out.append(event)
+
+    def rest(self) -> list[ev.Event]:
+        """What is held back where the answer is cut: half a stop sequence is text like any other."""
+        rest = [event for held in self._held.values() for event in held]
+        self._held.clear()
+        return rest
 
     def _decide(self, item: int, out: list[ev.Event]) -> None:
         held = self._held[item]
         text = "".join([event.text for event in held if isinstance(event, ev.TextDelta)])
-        found = [position for stop in self._stops if (position := text.find(stop)) >= 0]
+        # The first to be complete cuts, and of those the longest: the same wherever the text was split.
+        found = [(position + len(stop), position) for stop in self._stops if (position := text.find(stop)) >= 0]
         if found:
-            self._emit(held, min(found), out)
+            self._emit(held, min(found)[1], out)
             self._end_choice(item, out)
             return
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
