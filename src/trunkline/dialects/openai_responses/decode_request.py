@@ -1,0 +1,372 @@
+"""A client's response request, read and checked.
+
+Top-level parameters are a table: the key, and the function that reads it into the request under construction. A key outside the
+table is kept in `extra`; a key in OPAQUE is one the API defines but only a backend of this dialect can honour. What concerns the
+state (`store`, `background`, chaining, `truncation`) asks nothing of a backend: trunkline does it.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from trunkline.dialects import reading
+from trunkline.dialects.openai_responses.read_items import NAME, RawMembers, read_input
+from trunkline.dialects.reading import Json, Object
+from trunkline.model.errors import InvalidParameter
+from trunkline.model.request import (
+    AllowedTools,
+    JsonSchema,
+    NamedTool,
+    OpaqueTool,
+    OpaqueToolChoice,
+    Request,
+    Tool,
+)
+
+OPAQUE = frozenset(
+    {
+        "access_programs",
+        "background_options",
+        "context_management",
+        "image",
+        "moderation",
+        "prompt",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+    }
+)
+LOGPROBS = "message.output_text.logprobs"
+_WITHOUT_INPUT = ("previous_response_id", "conversation", "prompt")
+_TOOL_NAMED = {
+    "function": frozenset({"type", "name", "description", "parameters", "strict"}),
+    "custom": frozenset({"type", "name", "description", "format"}),
+}
+
+
+class Draft:
+    """The request under construction: Request fields, what was asked for, and what nothing names."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.fields: dict[str, object] = {}
+        self.asked: dict[str, str] = {}
+        self.extra: dict[str, msgspec.Raw] = {}
+
+    def ask(self, canonical: str, wire: str | None = None) -> None:
+        self.asked[canonical] = wire or canonical
+
+
+Reader = Callable[[Draft, Json], None]
+
+
+def decode_request(body: bytes) -> Request:
+    """Reads and checks a body. Raises RequestError; `param` is the path of what is wrong."""
+    source = reading.decode_body(body)
+    draft = Draft(body)
+    fields = draft.fields
+    model = source.get("model")
+    fields["model"] = None if model is None else reading.text(model, "model")
+    given = source.get("input")
+    if given is not None:
+        fields["items"], fields["places"] = read_input(given, RawMembers(body, "input"))
+    elif all(source.get(key) is None for key in _WITHOUT_INPUT):
+        reading.missing("input")
+    else:
+        fields["items"] = ()
+    for key, value in source.items():
+        reader = READERS.get(key)
+        if value is None:
+            continue
+        if reader is not None:
+            reader(draft, value)
+        elif key not in ("model", "input"):
+            draft.extra[key] = reading.raw(value)
+            if key in OPAQUE:
+                draft.ask(key)
+    _check_together(draft)
+    return Request(**fields, asked=draft.asked, extra=draft.extra)  # type: ignore[arg-type]  # each reader typed its field
+
+
+def _check_together(draft: Draft) -> None:
+    """Rules between parameters."""
+    fields = draft.fields
+    if "previous_response_id" in fields and "conversation" in fields:
+        raise InvalidParameter(
+            "Cannot use both 'conversation' and 'previous_response_id'.", param="previous_response_id"
+        )
+    if fields.get("background") and fields.get("store") is False:
+        raise InvalidParameter("'background' needs 'store': true.", param="background")
+    _check_tools(draft)
+
+
+def _check_tools(draft: Draft) -> None:
+    choice, tools = draft.fields.get("tool_choice"), draft.fields.get("tools", ())
+    assert isinstance(tools, tuple)
+    if not tools:
+        if choice not in (None, "none", "auto"):
+            raise InvalidParameter("'tool_choice' is only allowed when 'tools' are specified.", param="tool_choice")
+        draft.asked.pop("parallel_tool_calls", None)
+    elif choice == "none":
+        draft.asked.pop("tools", None)
+    elif isinstance(choice, NamedTool):
+        # A name may also stand inside a tool of the hosts': a namespace, an MCP server.
+        if all(isinstance(tool, Tool) and tool.name != choice.name for tool in tools):
+            _not_found(choice.name)
+    elif isinstance(choice, OpaqueToolChoice) and not any(isinstance(tool, OpaqueTool) for tool in tools):
+        _not_found(choice.wire_type)
+
+
+def _not_found(name: str) -> None:
+    raise InvalidParameter(
+        f"Tool choice '{reading.shorten(name)}' not found in 'tools' parameter.", param="tool_choice"
+    )
+
+
+def _number(name: str, *, low: float | None = None, high: float | None = None) -> Reader:
+    def read(draft: Draft, value: Json) -> None:
+        draft.fields[name] = reading.number(value, name, low=low, high=high)
+        draft.ask(name)
+
+    return read
+
+
+def _integer(name: str, *, low: int | None = None) -> Reader:
+    def read(draft: Draft, value: Json) -> None:
+        draft.fields[name] = reading.integer(value, name, low=low)
+        draft.ask(name)
+
+    return read
+
+
+def _text(name: str) -> Reader:
+    def read(draft: Draft, value: Json) -> None:
+        draft.fields[name] = reading.text(value, name)
+
+    return read
+
+
+def _switch(name: str) -> Reader:
+    def read(draft: Draft, value: Json) -> None:
+        draft.fields[name] = reading.lenient_boolean(value, name)
+
+    return read
+
+
+def _conversation(draft: Draft, value: Json) -> None:
+    """An id, an object with one, or a plain name (decision 27)."""
+    if isinstance(value, dict):
+        draft.fields["conversation"] = reading.text_field(value, "id", "conversation")
+    elif isinstance(value, str):
+        draft.fields["conversation"] = value
+    else:
+        reading.wrong_type("conversation", "a string or an object", value)
+
+
+def _include(draft: Draft, value: Json) -> None:
+    include = tuple(
+        [reading.text(one, f"include[{position}]") for position, one in enumerate(reading.array(value, "include"))]
+    )
+    draft.fields["include"] = include
+    if LOGPROBS in include:
+        draft.fields["logprobs"] = True
+        draft.ask("logprobs", f"include[{include.index(LOGPROBS)}]")
+
+
+def _top_logprobs(draft: Draft, value: Json) -> None:
+    top = reading.integer(value, "top_logprobs", low=0, high=20)
+    if top:  # none is the default, and asks for nothing
+        draft.fields["top_logprobs"], draft.fields["logprobs"] = top, True
+        draft.ask("top_logprobs")
+        draft.asked.setdefault("logprobs", "top_logprobs")
+
+
+def _truncation(draft: Draft, value: Json) -> None:
+    draft.fields["truncation"] = reading.one_of(value, "truncation", ("auto", "disabled"))
+
+
+def _reasoning(draft: Draft, value: Json) -> None:
+    source = reading.mapping(value, "reasoning")
+    for key, member in source.items():
+        if member is None:
+            continue
+        if key == "effort":
+            draft.fields["reasoning_effort"] = reading.text(member, "reasoning.effort")
+            draft.ask("reasoning_effort", "reasoning.effort")
+        elif key in ("summary", "generate_summary"):  # the second is the first's old name
+            draft.fields["reasoning_summary"] = reading.text(member, f"reasoning.{key}")
+            draft.ask("reasoning_summary", f"reasoning.{key}")
+        else:
+            draft.extra["reasoning"] = reading.raw(value)  # kept whole for an upstream that knows the key
+
+
+def _text_config(draft: Draft, value: Json) -> None:
+    source = reading.mapping(value, "text")
+    for key, member in source.items():
+        if member is None:
+            continue
+        if key == "format":
+            _format(draft, member)
+        elif key == "verbosity":
+            draft.fields["verbosity"] = reading.text(member, "text.verbosity")
+            draft.ask("verbosity", "text.verbosity")
+        else:
+            draft.extra["text"] = reading.raw(value)
+
+
+def _format(draft: Draft, value: Json) -> None:
+    path = "text.format"
+    source = reading.mapping(value, path)
+    kind = reading.one_of(reading.field(source, "type", path), f"{path}.type", ("text", "json_object", "json_schema"))
+    if kind == "text":
+        draft.fields["response_format"] = "text"
+        return
+    if kind == "json_object":
+        draft.fields["response_format"] = "json_object"
+    else:
+        strict = source.get("strict")
+        draft.fields["response_format"] = JsonSchema(
+            name=reading.text_field(source, "name", path),
+            schema=reading.raw(reading.mapping(reading.field(source, "schema", path), f"{path}.schema")),
+            strict=None if strict is None else reading.boolean(strict, f"{path}.strict"),
+            description=reading.optional_text(source, "description", path),
+        )
+    draft.ask("response_format", path)
+
+
+def _tools(draft: Draft, value: Json) -> None:
+    whole = RawMembers(draft.body, "tools")
+    tools = tuple(
+        [
+            _tool(reading.mapping(tool, f"tools[{position}]"), f"tools[{position}]", whole)
+            for position, tool in enumerate(reading.array(value, "tools"))
+        ]
+    )
+    if tools:
+        draft.fields["tools"] = tools
+        draft.ask("tools")
+
+
+def _tool(source: Object, path: str, whole: RawMembers) -> Tool | OpaqueTool:
+    kind = reading.text_field(source, "type", path)
+    if kind == "function":
+        parameters, strict = source.get("parameters"), source.get("strict")
+        if parameters is not None and not isinstance(parameters, dict):
+            raise InvalidParameter(
+                f"Invalid '{path}.parameters': expected a JSON Schema object, but got {reading.describe(parameters)} instead.",
+                code="invalid_function_parameters",
+                param=f"{path}.parameters",
+            )
+        return Tool(
+            name=reading.text_field(source, "name", path),
+            description=reading.optional_text(source, "description", path),
+            parameters=None if parameters is None else reading.raw(parameters),
+            strict=None if strict is None else reading.boolean(strict, f"{path}.strict"),
+            extra=_tool_extra(source, kind),
+        )
+    if kind == "custom":
+        form = source.get("format")
+        return Tool(
+            kind="custom",
+            name=reading.text_field(source, "name", path),
+            description=reading.optional_text(source, "description", path),
+            format=None if form is None else reading.raw(form),
+            extra=_tool_extra(source, kind),
+        )
+    return OpaqueTool(wire_type=kind, dialect=NAME, payload=whole[path])
+
+
+def _tool_extra(source: Object, kind: str) -> dict[str, msgspec.Raw]:
+    named = _TOOL_NAMED[kind]
+    return {key: reading.raw(value) for key, value in source.items() if key not in named and value is not None}
+
+
+def _tool_choice(draft: Draft, value: Json) -> None:
+    path = "tool_choice"
+    if isinstance(value, str):
+        choice = reading.one_of(value, path, ("none", "auto", "required"))
+        draft.fields[path] = choice
+        if choice == "required":
+            draft.ask(path)
+        return
+    if not isinstance(value, dict):
+        reading.wrong_type(path, "a string or an object", value)
+    kind = reading.text_field(value, "type", path)
+    if kind == "function":
+        draft.fields[path] = NamedTool(reading.text_field(value, "name", path))
+    elif kind == "custom":
+        draft.fields[path] = NamedTool(reading.text_field(value, "name", path), "custom")
+    elif kind == "allowed_tools":
+        mode = reading.one_of(reading.field(value, "mode", path), f"{path}.mode", ("auto", "required"))
+        draft.fields[path] = AllowedTools(
+            "required" if mode == "required" else "auto", _allowed_names(value, path), reading.raw(value)
+        )
+    else:
+        draft.fields[path] = OpaqueToolChoice(kind, NAME, reading.raw(value))
+    draft.ask(path)
+
+
+def _allowed_names(source: Object, path: str) -> tuple[str, ...]:
+    """Names of functions and custom tools; a tool of another type is there under its label or its type."""
+    names = []
+    for position, member in enumerate(reading.array(reading.field(source, "tools", path), f"{path}.tools")):
+        where = f"{path}.tools[{position}]"
+        tool = reading.mapping(member, where)
+        kind = reading.text_field(tool, "type", where)
+        if kind in ("function", "custom"):
+            names.append(reading.text_field(tool, "name", where))
+        else:
+            label = tool.get("server_label")
+            names.append(label if isinstance(label, str) else kind)
+    return tuple(names)
+
+
+def _parallel_tool_calls(draft: Draft, value: Json) -> None:
+    draft.fields["parallel_tool_calls"] = reading.boolean(value, "parallel_tool_calls")
+    if value is False:
+        draft.ask("parallel_tool_calls")
+
+
+def _metadata(draft: Draft, value: Json) -> None:
+    draft.fields["metadata"] = reading.string_map(value, "metadata")
+
+
+def _service_tier(draft: Draft, value: Json) -> None:
+    draft.fields["service_tier"] = reading.text(value, "service_tier")
+    if value not in ("auto", "default"):
+        draft.ask("service_tier")
+
+
+def _stream_options(draft: Draft, value: Json) -> None:
+    """Obfuscation pads events against eavesdroppers on their sizes; without it every client reads the same stream."""
+    options = reading.mapping(value, "stream_options")
+    if options.get("include_obfuscation") is not None:
+        reading.boolean(options["include_obfuscation"], "stream_options.include_obfuscation")
+    draft.extra["stream_options"] = reading.raw(value)
+
+
+READERS: dict[str, Reader] = {
+    "background": _switch("background"),
+    "conversation": _conversation,
+    "include": _include,
+    "instructions": _text("instructions"),
+    "max_output_tokens": _integer("max_output_tokens", low=1),
+    "max_tool_calls": _integer("max_tool_calls", low=1),
+    "metadata": _metadata,
+    "parallel_tool_calls": _parallel_tool_calls,
+    "previous_response_id": _text("previous_response_id"),
+    "prompt_cache_key": _text("prompt_cache_key"),
+    "reasoning": _reasoning,
+    "safety_identifier": _text("safety_identifier"),
+    "service_tier": _service_tier,
+    "store": _switch("store"),
+    "stream": _switch("stream"),
+    "stream_options": _stream_options,
+    "temperature": _number("temperature", low=0),
+    "text": _text_config,
+    "tool_choice": _tool_choice,
+    "tools": _tools,
+    "top_logprobs": _top_logprobs,
+    "top_p": _number("top_p", low=0, high=1),
+    "truncation": _truncation,
+    "user": _text("user"),
+}

@@ -1,0 +1,442 @@
+"""Events of a turn to the events of a streamed response.
+
+    created · in_progress · [ item added · [ part added · deltas · text done · part done ]… · item done ]… · terminal
+
+The emitter owns `sequence_number`, `output_index`, `content_index` and item ids; a background response begins with `created` and
+`queued`, said before any backend was asked. Every part and item is closed before the next opens, also where the turn is cut. What
+"done" events and the final object say is read from the same fold, so deltas, done, item and final agree by construction.
+
+A turn that was cancelled ends with `response.incomplete` whose object has status `cancelled`: the API has no terminal event of that
+name, and a client that reads to a terminal event must find one.
+
+The hot path, a text delta with nothing pending, is three byte strings made once per part around the sequence number and the JSON
+text of the delta. An item of another dialect than ours has no form here and is left out; so are all choices but the first.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import msgspec
+
+from trunkline.dialects.openai_responses.parts import write_annotation, write_logprobs
+from trunkline.dialects.openai_responses.response import ResponseBuilder, Settings
+from trunkline.dialects.openai_responses.write_items import EVENT_PREFIX, derived_id, write_output_item, write_text
+from trunkline.model import events as ev
+from trunkline.model.items import FunctionCall, Message, Reasoning, TextPart
+from trunkline.model.request import Request
+from trunkline.model.tokens import TokenLogprob
+from trunkline.model.turn import Fold, OpenItem
+
+Emitted = tuple[str, bytes]
+"""An event: its type, and its JSON."""
+
+TERMINAL_TYPES = frozenset({"response.completed", "response.incomplete", "response.failed"})
+_TERMINAL_OF: Mapping[type, str] = {
+    ev.TurnCompleted: "response.completed",
+    ev.TurnIncomplete: "response.incomplete",
+    ev.TurnCancelled: "response.incomplete",
+    ev.TurnFailed: "response.failed",
+}
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encode = msgspec.json.encode
+_NUMBER_HOLE, _TEXT_HOLE = "\u2603", "\u2604"  # stand for the number and the text while a template is made
+_NUMBER_JSON, _TEXT_JSON = _encode(_NUMBER_HOLE), _encode(_TEXT_HOLE)
+_Template = tuple[bytes, bytes, bytes]
+
+
+class _Shown:
+    """An item of the stream: where it stands, and which of its parts is open."""
+
+    __slots__ = (
+        "annotations",
+        "arguments",
+        "content_index",
+        "item_id",
+        "kind",
+        "logprobs",
+        "open_item",
+        "output_index",
+        "part",
+        "summary",
+        "summary_index",
+        "template",
+        "wire_type",
+    )
+
+    def __init__(self, open_item: OpenItem, wire_type: str, item_id: str) -> None:
+        self.open_item = open_item  # what has come of it so far
+        self.kind = open_item.started.kind
+        self.wire_type = wire_type
+        self.item_id = item_id
+        self.output_index = -1  # not announced yet
+        self.part: Literal["output_text", "refusal", "reasoning_text"] | None = None
+        self.content_index = -1
+        self.annotations = 0
+        self.logprobs: list[TokenLogprob] = []  # for the next delta
+        self.summary = -1  # the open part of the summary, by its event's number
+        self.summary_index = -1
+        self.template: _Template | None = None  # of the open part's deltas
+
+
+class ResponseEmitter:
+    """Feeds on the events of one turn. `response` is the final object, once the terminal event has come."""
+
+    def __init__(self, request: Request, settings: Settings, now: Callable[[], float]) -> None:
+        self._logprobs = request.logprobs
+        self._spaced = settings.json_spacing
+        self._now = now
+        self._builder = ResponseBuilder(request, settings)
+        self._fold = Fold()
+        self._started: ev.TurnStarted | None = None
+        self._items: dict[int, _Shown] = {}
+        self._next_output = 0
+        self.sequence_number = 0
+        """The number that the next event gets."""
+        self.response: bytes | None = None
+        self._rules: dict[type, Callable[..., list[Emitted]]] = {
+            ev.TextDelta: self._text,
+            ev.TurnStarted: self._turn_started,
+            ev.ItemStarted: self._item_started,
+            ev.ReasoningDelta: self._reasoning,
+            ev.SummaryDelta: self._summary,
+            ev.RefusalDelta: self._refusal,
+            ev.ArgumentsDelta: self._arguments,
+            ev.TokensDelta: self._tokens,
+            ev.AnnotationAdded: self._annotation,
+            ev.ItemDone: self._item_done,
+            ev.Extension: self._extension,
+            ev.UsageReported: self._keep,
+            ev.TurnCompleted: self._end,
+            ev.TurnIncomplete: self._end,
+            ev.TurnFailed: self._end,
+            ev.TurnCancelled: self._end,
+        }
+
+    def feed_events(self, event: ev.Event) -> list[Emitted]:
+        """The streamed events that this event makes, each as its type and its JSON."""
+        rule = self._rules.get(type(event))
+        return rule(event) if rule is not None else []
+
+    def queued(self, started: ev.TurnStarted) -> list[Emitted]:
+        """The beginning of a background response, before a backend has said anything. `in_progress` comes with TurnStarted."""
+        self._begin(started)
+        return [
+            self._object(f"response.{what}", self._builder.begun(started, "queued")) for what in ("created", "queued")
+        ]
+
+    def _begin(self, started: ev.TurnStarted) -> None:
+        self._started = started
+        self._fold.feed(started)
+
+    def _turn_started(self, event: ev.TurnStarted) -> list[Emitted]:
+        emitted: list[Emitted] = []
+        if self._started is None:
+            self._begin(event)
+            emitted.append(self._object("response.created", self._builder.begun(event, "in_progress")))
+        else:  # queued before: the id and the time are those of then
+            self._begin(msgspec.structs.replace(self._started, model=event.model))
+        assert self._started is not None
+        emitted.append(self._object("response.in_progress", self._builder.begun(self._started, "in_progress")))
+        return emitted
+
+    def _keep(self, event: ev.Event) -> list[Emitted]:
+        self._fold.feed(event)
+        return []
+
+    # Items
+
+    def _item_started(self, event: ev.ItemStarted) -> list[Emitted]:
+        if event.choice != 0:
+            return []
+        self._fold.feed(event)
+        wire_type = event.kind.replace("function_call", "custom_tool_call") if event.tool == "custom" else event.kind
+        item_id = event.item_id or derived_id(wire_type, self._turn_id, str(event.index))
+        shown = _Shown(self._fold.open_item(event.index), wire_type, item_id)
+        self._items[event.index] = shown
+        if event.kind != "opaque":
+            return [self._announce(shown, self._opening(shown, event))]
+        if "type" not in event.extra:  # nothing is known yet
+            return []
+        return [self._announce(shown, {**event.extra, "id": event.extra.get("id", shown.item_id)})]
+
+    def _opening(self, shown: _Shown, event: ev.ItemStarted) -> Mapping[str, object]:
+        """The item as it is announced: everything but its content."""
+        opening: dict[str, object] = {"id": shown.item_id, "type": shown.wire_type}
+        match event.kind:
+            case "message":
+                opening |= {"role": "assistant", "status": "in_progress", "content": []}
+            case "reasoning":
+                opening |= {"status": "in_progress", "summary": []}
+            case "function_call":
+                text_key = "input" if event.tool == "custom" else "arguments"
+                opening |= {"status": "in_progress", "call_id": event.call_id, "name": event.name or "", text_key: ""}
+            case _:
+                opening |= {"status": "in_progress", "call_id": event.call_id, "output": ""}
+        for name, value in event.extra.items():
+            opening.setdefault(name, value)
+        return opening
+
+    def _announce(self, shown: _Shown, item: Mapping[str, object]) -> Emitted:
+        shown.output_index = self._next_output
+        self._next_output += 1
+        return self._emit("response.output_item.added", {"output_index": shown.output_index, "item": item})
+
+    def _item_done(self, event: ev.ItemDone) -> list[Emitted]:
+        shown = self._items.get(event.index)
+        if shown is None:
+            return []
+        emitted = self._close_parts(shown)
+        self._fold.feed(event)
+        item = write_output_item(self._fold.closed_item(event.index), self._turn_id, logprobs=self._logprobs)
+        if item is not None:
+            if shown.output_index < 0:
+                emitted.append(self._announce(shown, item))
+            emitted.append(self._emit("response.output_item.done", {"output_index": shown.output_index, "item": item}))
+        del self._items[event.index]
+        return emitted
+
+    @property
+    def _turn_id(self) -> str:
+        return "" if self._started is None else self._started.turn_id
+
+    # Content
+
+    def _text(self, event: ev.TextDelta) -> list[Emitted]:
+        shown = self._items.get(event.index)
+        if shown is None or not event.text:
+            return []
+        emitted = [] if shown.part == "output_text" else self._open_part(shown, "output_text")
+        shown.open_item.feed(event)
+        if shown.logprobs:
+            logprobs, shown.logprobs = write_logprobs(shown.logprobs), []
+            members = {"content_index": shown.content_index, "delta": event.text, "logprobs": logprobs}
+            emitted.append(self._of_item("response.output_text.delta", shown, members))
+        else:
+            emitted.append(self._delta("response.output_text.delta", shown, event.text))
+        return emitted
+
+    def _refusal(self, event: ev.RefusalDelta) -> list[Emitted]:
+        shown = self._items.get(event.index)
+        if shown is None or not event.text:
+            return []
+        emitted = [] if shown.part == "refusal" else self._open_part(shown, "refusal")
+        shown.open_item.feed(event)
+        shown.logprobs.clear()
+        emitted.append(self._delta("response.refusal.delta", shown, event.text))
+        return emitted
+
+    def _reasoning(self, event: ev.ReasoningDelta) -> list[Emitted]:
+        shown = self._items.get(event.index)
+        if shown is None or not event.text:
+            return []
+        emitted = [] if shown.part == "reasoning_text" else self._open_part(shown, "reasoning_text")
+        shown.open_item.feed(event)
+        emitted.append(self._delta("response.reasoning_text.delta", shown, event.text))
+        return emitted
+
+    def _summary(self, event: ev.SummaryDelta) -> list[Emitted]:
+        shown = self._items.get(event.index)
+        if shown is None or not event.text:
+            return []
+        emitted: list[Emitted] = []
+        if event.part > shown.summary:
+            emitted += self._close_summary(shown)
+            shown.summary = event.part
+            shown.summary_index += 1
+            members = {"summary_index": shown.summary_index, "part": {"type": "summary_text", "text": ""}}
+            emitted.append(self._of_item("response.reasoning_summary_part.added", shown, members))
+        shown.open_item.feed(event)
+        members = {"summary_index": shown.summary_index, "delta": event.text}
+        emitted.append(self._of_item("response.reasoning_summary_text.delta", shown, members))
+        return emitted
+
+    def _arguments(self, event: ev.ArgumentsDelta) -> list[Emitted]:
+        shown = self._items.get(event.index)
+        if shown is None or not event.text:
+            return []
+        shown.open_item.feed(event)
+        return [self._delta(_ARGUMENTS_TYPES[shown.wire_type] + ".delta", shown, event.text)]
+
+    def _tokens(self, event: ev.TokensDelta) -> list[Emitted]:
+        shown = self._items.get(event.index)
+        if shown is not None:
+            shown.open_item.feed(event)
+            if self._logprobs and shown.kind == "message":
+                shown.logprobs.extend(event.logprobs)
+        return []
+
+    def _annotation(self, event: ev.AnnotationAdded) -> list[Emitted]:
+        shown = self._items.get(event.index)
+        if shown is None:
+            return []
+        emitted = [] if shown.part == "output_text" else self._open_part(shown, "output_text")
+        shown.open_item.feed(event)
+        members = {
+            "content_index": shown.content_index,
+            "annotation_index": shown.annotations,
+            "annotation": write_annotation(event.annotation),
+        }
+        shown.annotations += 1
+        emitted.append(self._of_item("response.output_text.annotation.added", shown, members))
+        return emitted
+
+    def _extension(self, event: ev.Extension) -> list[Emitted]:
+        """A member of an object waits for it; an event that no name of ours fits is passed on, renumbered."""
+        shown = None if event.index is None else self._items.get(event.index)
+        if not event.name.startswith(EVENT_PREFIX):
+            if event.index is None or shown is not None:
+                self._fold.feed(event)
+            return []
+        members: dict[str, object] = {**_MEMBERS.decode(event.payload)}
+        if event.index is None:
+            return [self._emit(event.name, members)]
+        if shown is None or shown.output_index < 0:
+            return []
+        if shown.kind != "opaque" and "item_id" in members:
+            members["item_id"] = shown.item_id
+        return [self._emit(event.name, {"output_index": shown.output_index, **members})]
+
+    # Parts
+
+    def _open_part(self, shown: _Shown, kind: Literal["output_text", "refusal", "reasoning_text"]) -> list[Emitted]:
+        emitted = self._close_content(shown, whole=False)
+        shown.part = kind
+        shown.content_index += 1
+        shown.annotations = 0
+        shown.template = None
+        part = self._part(kind, "", None)
+        members = {"content_index": shown.content_index, "part": part}
+        emitted.append(self._of_item("response.content_part.added", shown, members))
+        return emitted
+
+    def _part(self, kind: str, text: str, said: TextPart | None, logprobs: object = None) -> dict[str, object]:
+        if kind == "refusal":
+            return {"type": kind, "refusal": text}
+        if kind == "reasoning_text":
+            return {"type": kind, "text": text}
+        part = write_text(text, said.annotations if said is not None else ())
+        if self._logprobs:
+            part["logprobs"] = logprobs or []
+        return part
+
+    def _close_parts(self, shown: _Shown) -> list[Emitted]:
+        """Closes what an item has open; nothing of the item follows."""
+        emitted = self._close_summary(shown)
+        emitted += self._close_content(shown, whole=True)
+        if shown.kind == "function_call":
+            base = _ARGUMENTS_TYPES[shown.wire_type]
+            call = shown.open_item.item("in_progress")
+            assert isinstance(call, FunctionCall)
+            members = {"name": call.name, "arguments": call.arguments}
+            if shown.wire_type == "custom_tool_call":
+                members = {"input": call.arguments}
+            emitted.append(self._of_item(f"{base}.done", shown, members))
+        return emitted
+
+    def _close_summary(self, shown: _Shown) -> list[Emitted]:
+        if shown.summary < 0:
+            return []
+        reasoning = shown.open_item.item("in_progress")
+        assert isinstance(reasoning, Reasoning)
+        text = reasoning.summary[-1]
+        place = {"summary_index": shown.summary_index}
+        shown.summary = -1
+        return [
+            self._of_item("response.reasoning_summary_text.done", shown, {**place, "text": text}),
+            self._of_item(
+                "response.reasoning_summary_part.done", shown, {**place, "part": {"type": "summary_text", "text": text}}
+            ),
+        ]
+
+    def _close_content(self, shown: _Shown, *, whole: bool) -> list[Emitted]:
+        kind = shown.part
+        if kind is None:
+            return []
+        shown.part = None
+        item = shown.open_item.item("in_progress")
+        place = {"content_index": shown.content_index}
+        said: TextPart | None = None
+        done: dict[str, object]
+        logprobs: list[dict[str, object]] = []
+        if isinstance(item, Reasoning):
+            text = item.text
+            done = {**place, "text": text}
+        else:
+            assert isinstance(item, Message)
+            last = item.content[-1]
+            text = getattr(last, "text", "")
+            if isinstance(last, TextPart):
+                said = last
+                logprobs = self._part_logprobs(shown.open_item, whole=whole)
+                done = {**place, "text": text, "logprobs": logprobs}
+            else:
+                done = {**place, "refusal": text}
+        part = self._part(kind, text, said, logprobs)
+        return [
+            self._of_item(f"response.{kind}.done", shown, done),
+            self._of_item("response.content_part.done", shown, {**place, "part": part}),
+        ]
+
+    def _part_logprobs(self, item: OpenItem, *, whole: bool) -> list[dict[str, object]]:
+        if not self._logprobs:
+            return []
+        start = item.logprob_ends[-1] if item.logprob_ends else 0
+        return write_logprobs(item.logprobs[start : len(item.logprobs) if whole else item.settled])
+
+    # The end
+
+    def _end(self, event: ev.Terminal) -> list[Emitted]:
+        emitted: list[Emitted] = []
+        for index in self._fold.open_indexes:  # cut: what is open is closed as it stands
+            emitted += self._item_done(ev.ItemDone(index=index, status="incomplete"))
+        self._fold.feed(event)
+        self.response = _encode(self._builder.ended(self._fold.turn(), now=self._now()))
+        emitted.append(self._object(_TERMINAL_OF[type(event)], msgspec.Raw(self.response)))
+        return emitted
+
+    # Writing
+
+    def _object(self, event_type: str, response: object) -> Emitted:
+        return self._emit(event_type, {"response": response})
+
+    def _of_item(self, event_type: str, shown: _Shown, members: Mapping[str, object]) -> Emitted:
+        return self._emit(event_type, {"item_id": shown.item_id, "output_index": shown.output_index, **members})
+
+    def _emit(self, event_type: str, members: Mapping[str, object]) -> Emitted:
+        data = self._dump({"type": event_type, "sequence_number": self.sequence_number, **members})
+        self.sequence_number += 1
+        return event_type, data
+
+    def _dump(self, value: object) -> bytes:
+        data = _encode(value)
+        return msgspec.json.format(data, indent=0) if self._spaced else data
+
+    def _delta(self, event_type: str, shown: _Shown, text: str) -> Emitted:
+        template = shown.template
+        if template is None:
+            template = shown.template = self._template(event_type, shown)
+        number = self.sequence_number
+        self.sequence_number = number + 1
+        return event_type, b"%b%d%b%b%b" % (template[0], number, template[1], _encode(text), template[2])
+
+    def _template(self, event_type: str, shown: _Shown) -> _Template:
+        event: dict[str, object] = {
+            "type": event_type,
+            "sequence_number": _NUMBER_HOLE,
+            "item_id": shown.item_id,
+            "output_index": shown.output_index,
+        }
+        if shown.content_index >= 0:
+            event["content_index"] = shown.content_index
+        event["delta"] = _TEXT_HOLE
+        if event_type == "response.output_text.delta":
+            event["logprobs"] = []
+        head, _, rest = self._dump(event).partition(_NUMBER_JSON)
+        middle, _, tail = rest.rpartition(_TEXT_JSON)
+        return head, middle, tail
+
+
+_ARGUMENTS_TYPES: Mapping[str, str] = {
+    "function_call": "response.function_call_arguments",
+    "custom_tool_call": "response.custom_tool_call_input",
+}

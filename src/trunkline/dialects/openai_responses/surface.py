@@ -1,0 +1,89 @@
+"""The dialect in front: requests in, answers out.
+
+The stream's framing is a thin layer over the emitter, whose events the log of a background response and a WebSocket take as they
+are. Time comes in from outside: `now` gives unix seconds for `completed_at`.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from trunkline.config.profiles import Profile
+from trunkline.dialects.openai_responses.decode_request import decode_request
+from trunkline.dialects.openai_responses.emitter import TERMINAL_TYPES, Emitted, ResponseEmitter
+from trunkline.dialects.openai_responses.read_items import NAME
+from trunkline.dialects.openai_responses.response import ResponseBuilder, Settings
+from trunkline.dialects.openai_wire import write_error
+from trunkline.model.errors import ErrorInfo
+from trunkline.model.events import Event
+from trunkline.model.request import Request
+from trunkline.model.turn import Turn
+from trunkline.wire.sse import DONE
+
+
+class ResponsesSurface:
+    """The codec for clients of the Responses API."""
+
+    name = NAME
+
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        now: Callable[[], float],
+        done_sentinel: bool = True,
+        usage_details: bool = True,
+    ) -> None:
+        self._plain_errors = profile.error_style == "plain"
+        self._now = now
+        self._settings = Settings(
+            json_spacing=profile.json_spacing, done_sentinel=done_sentinel, usage_details=usage_details
+        )
+
+    def decode_request(self, body: bytes) -> Request:
+        return decode_request(body)
+
+    def emitter(self, request: Request) -> ResponseEmitter:
+        """Events without framing."""
+        return ResponseEmitter(request, self._settings, self._now)
+
+    def encoder(self, request: Request) -> "ResponsesEncoder":
+        return ResponsesEncoder(self.emitter(request), done_sentinel=self._settings.done_sentinel)
+
+    def encode_turn(self, turn: Turn, request: Request) -> bytes:
+        data = msgspec.json.encode(ResponseBuilder(request, self._settings).ended(turn, now=self._now()))
+        return msgspec.json.format(data, indent=0) if self._settings.json_spacing else data
+
+    def encode_error(self, error: ErrorInfo) -> bytes:
+        if self._plain_errors:
+            return msgspec.json.encode({"error": error.type, "detail": error.message})
+        return msgspec.json.encode(write_error(error))
+
+    def frame(self, emitted: Emitted) -> bytes:
+        """One event as server-sent event, with the sentinel after a terminal one: for replaying a log."""
+        return frame(emitted, done_sentinel=self._settings.done_sentinel)
+
+
+class ResponsesEncoder:
+    """Events of one answer to the bytes of its stream."""
+
+    def __init__(self, emitter: ResponseEmitter, *, done_sentinel: bool) -> None:
+        self._emitter = emitter
+        self._done_sentinel = done_sentinel
+
+    @property
+    def response(self) -> bytes | None:
+        """The final object, once the terminal event has been fed."""
+        return self._emitter.response
+
+    def feed(self, event: Event) -> bytes:
+        emitted = self._emitter.feed_events(event)
+        if len(emitted) == 1:
+            return frame(emitted[0], done_sentinel=self._done_sentinel)
+        return b"".join([frame(one, done_sentinel=self._done_sentinel) for one in emitted])
+
+
+def frame(emitted: Emitted, *, done_sentinel: bool) -> bytes:
+    event_type, data = emitted
+    framed = b"event: %b\ndata: %b\n\n" % (event_type.encode(), data)
+    return framed + DONE if done_sentinel and event_type in TERMINAL_TYPES else framed
