@@ -46,6 +46,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         body: bench/bodies/<body>.json.
         connections: how many work at once.
         pacing: of the mock upstream; None: there is none.
+        ramp_s: over how long they are opened, evenly; streams of equal length then keep apart.
         window_s: how long is measured, after `warm_s`; None: as long as the mock streams.
         quick: whether a quick run measures it.
     """
@@ -58,6 +59,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     body: str = "stream"
     connections: int = 200
     pacing: Pacing | None = None
+    ramp_s: float = 0.1
     warm_s: float = 1.0
     window_s: float | None = None
     quick: bool = False
@@ -101,6 +103,7 @@ CASES: dict[str, Case] = {
         kind="latency",
         connections=20,
         pacing=Pacing(events=5, interval_ms=20),
+        ramp_s=0.08,
         window_s=4.0,
     ),
     "idle500": Case(
@@ -109,6 +112,7 @@ CASES: dict[str, Case] = {
         kind="memory",
         targets=("nginx", "bare", "trunkline"),
         connections=500,
+        ramp_s=0.5,
         pacing=Pacing(events=1000, interval_ms=3000),
         warm_s=1.5,
         window_s=0.5,
@@ -119,6 +123,7 @@ CASES: dict[str, Case] = {
         kind="memory",
         targets=("nginx", "bare", "trunkline"),
         connections=2000,
+        ramp_s=2.0,
         pacing=Pacing(events=1000, interval_ms=3000),
         warm_s=2.0,
         window_s=0.5,

@@ -100,6 +100,7 @@ def drive(setting: Setting, server: Server, *, case: Case) -> Window:
         "-m": "stream" if case.streamed else "request",
         "-k": API_KEY,
         "-c": case.connections,
+        "-r": round(case.ramp_s * 1000),
         "-w": round(case.warm_s * 1000),
         "-d": round(case.measured_s * 1000),
         "-e": expected,

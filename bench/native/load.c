@@ -1,10 +1,11 @@
 /* A load generator: one thread, epoll, HTTP/1.1, every connection in a closed loop.
  *
- *   load -u PORT -B BODY_FILE [-m request|stream] [-P PATH] [-k API_KEY] [-c CONNECTIONS] [-w WARM_MS] [-d WINDOW_MS] [-e EVENTS]
+ *   load -u PORT -B BODY_FILE [-m request|stream] [-P PATH] [-k API_KEY] [-c CONNECTIONS] [-r RAMP_MS]
+ *        [-w WARM_MS] [-d WINDOW_MS] [-e EVENTS]
  *
- * It says "begin" when all connections are open and WARM_MS have passed, "end" WINDOW_MS later, then one line of JSON, and
- * leaves when its standard input closes: whoever runs it reads the server's CPU time and memory at these words, while every
- * connection is still open.
+ * It opens the connections evenly over RAMP_MS, says "begin" when WARM_MS more have passed, "end" WINDOW_MS later, then one
+ * line of JSON, and leaves when its standard input closes: whoever runs it reads the server's CPU time and memory at these
+ * words, while every connection is still open.
  *
  * request: one request after another. stream: each connection starts its next stream when one ends; events (data lines but
  * [DONE]) are counted, and where they carry @<16 digits>@, the clock when they were made, so is their age. A stream that ends
@@ -24,7 +25,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define OPENED_PER_MS 2
 #define STAMP_LENGTH 18
 #define LINE_KEPT 2048 /* a longer data line still counts; a stamp past this is not seen */
 #define HEAD_LIMIT 8192
@@ -324,14 +324,15 @@ static void report(double seconds) {
 
 int main(int argc, char **argv) {
     const char *path = "/v1/chat/completions", *key = "sk-test", *body_file = NULL;
-    int option, count = 16, warm_ms = 1000, window_ms = 3000;
-    while ((option = getopt(argc, argv, "u:B:m:P:k:c:w:d:e:")) != -1) switch (option) {
+    int option, count = 16, ramp_ms = 0, warm_ms = 1000, window_ms = 3000;
+    while ((option = getopt(argc, argv, "u:B:m:P:k:c:r:w:d:e:")) != -1) switch (option) {
         case 'u': port = atoi(optarg); break;
         case 'B': body_file = optarg; break;
         case 'm': streaming = !strcmp(optarg, "stream"); break;
         case 'P': path = optarg; break;
         case 'k': key = optarg; break;
         case 'c': count = atoi(optarg); break;
+        case 'r': ramp_ms = atoi(optarg); break;
         case 'w': warm_ms = atoi(optarg); break;
         case 'd': window_ms = atoi(optarg); break;
         case 'e': expected_events = atol(optarg); break;
@@ -350,7 +351,7 @@ int main(int argc, char **argv) {
     int opened = 0;
     for (;;) {
         long long now = now_us();
-        for (; opened < count && opened <= (now - start) * OPENED_PER_MS / 1000; opened++) open_connection(&all[opened]);
+        for (; opened < count && (now - start) * count >= opened * ramp_ms * 1000LL; opened++) open_connection(&all[opened]);
         if (opened == count && !begin) begin = now + warm_ms * 1000LL;
         if (begin && !measuring && now >= begin) {
             say("begin");
