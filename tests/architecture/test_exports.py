@@ -41,7 +41,7 @@ PUBLIC: dict[str, str] = {
     "trunkline.model.usage": "Usage",
     "trunkline.plugins": "BACKENDS BackendPlugin build_backend",
     "trunkline.ports.backend": """
-        BOOKKEEPING Backend BackendSetup Capabilities Context EventBatch ModelInfo PartKind Relay RelayAnswer RelayBatch
+        Backend BackendSetup Capabilities Context EventBatch ModelInfo PartKind Relay RelayAnswer RelayBatch
         SAMPLING_HINTS stop""",
     "trunkline.ports.runtime": "Clock Entropy SystemClock SystemEntropy",
 }

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from trunkline import __version__
 from trunkline.cli.output import Output, Style
-from trunkline.config.schema import Config
+from trunkline.config.schema import Config, EmbeddedSettings
 
 KEY_VARIABLE = "TRUNKLINE_API_KEY"
 QUESTION = "Say hello in one sentence."
@@ -28,22 +28,26 @@ def print_welcome(output: Output, *, config: Config, url: str, models: Sequence[
     output.line(f"models: {_listing(models)}")
     output.line()
     output.line("Try it:", style=Style.STRONG)
-    output.line(f"  {curl(url, model=model, secured=secured)}")
+    # Nobody waits for a small model to come to an end by itself.
+    brief = any(isinstance(backend, EmbeddedSettings) for backend in config.backends.values())
+    output.line(f"  {curl(url, model=model, secured=secured, brief=brief)}")
     output.line()
     output.line("With an OpenAI SDK:", style=Style.STRONG)
     for line in sdk_exports(url, secured=secured):
         output.line(f"  {line}")
     output.line()
-    for line in sdk_program(model):
+    for line in sdk_program(model, brief=brief):
         output.line(f"  {line}")
     if secured:
         output.line()
         output.line(f"({KEY_VARIABLE} holds one of the configured keys.)", style=Style.FAINT)
 
 
-def curl(url: str, *, model: str | None, secured: bool) -> str:
+def curl(url: str, *, model: str | None, secured: bool, brief: bool) -> str:
     """One shell line that asks for an answer. Without a model: the server's default or only one answers."""
-    named = {"model": model} if model else {}
+    named: dict[str, object] = {"model": model} if model else {}
+    if brief:
+        named["max_tokens"] = 60
     body = json.dumps({**named, "messages": [{"role": "user", "content": QUESTION}]}, ensure_ascii=False)
     auth = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if secured else ""
     return f"curl -s {url}/v1/chat/completions{auth} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
@@ -55,13 +59,14 @@ def sdk_exports(url: str, *, secured: bool) -> list[str]:
     return [f"export OPENAI_BASE_URL={url}/v1", f"export OPENAI_API_KEY={key}"]
 
 
-def sdk_program(model: str | None) -> list[str]:
+def sdk_program(model: str | None, *, brief: bool) -> list[str]:
     """Three lines of Python for the same question."""
     message = f'{{"role": "user", "content": "{QUESTION}"}}'
     named = json.dumps(model or "", ensure_ascii=False)
+    limit = ", max_tokens=60" if brief else ""
     return [
         "from openai import OpenAI",
-        f"answer = OpenAI().chat.completions.create(model={named}, messages=[{message}])",
+        f"answer = OpenAI().chat.completions.create(model={named}, messages=[{message}]{limit})",
         "print(answer.choices[0].message.content)",
     ]
 

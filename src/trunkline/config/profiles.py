@@ -18,14 +18,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         json_spacing: JSON in streams is written `"key": value` instead of `"key":value`.
         error_style: `openai` is `{"error": {message, type, param, code}}`; `plain` is `{"error": type, "detail": message}`.
-        early_status: A stream's 200 is sent at once, before the backend has said anything.
         platform_name: What `/health` gives as `platform`; absent: the key is left out.
         session_header: Request and response header that carries the session id.
     """
 
     json_spacing: bool = False
     error_style: Literal["openai", "plain"] = "openai"
-    early_status: bool = False
     platform_name: str | None = None
     session_header: str = "x-session-id"
 

@@ -26,12 +26,12 @@ class Admission:
     def queued(self) -> int:
         return len(self._waiters)
 
-    async def acquire(self) -> None:
-        """Takes a slot, waiting for one if the queue has room. Raises RateLimited when it has not."""
+    async def acquire(self, *, patient: bool = False) -> None:
+        """Takes a slot, waiting for one if the queue has room. Raises RateLimited when it has not, unless `patient`."""
         if self.active < self.capacity and not self._waiters:
             self.active += 1
             return
-        if len(self._waiters) >= self._max_queue:
+        if len(self._waiters) >= self._max_queue and not patient:
             raise RateLimited(
                 f"backend {self._name!r} is busy: {self.active} turns in progress and {len(self._waiters)} waiting",
                 retry_after_s=RETRY_AFTER_S,

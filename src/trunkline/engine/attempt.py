@@ -182,13 +182,21 @@ class Attempt:
             async for batch in batches:
                 for event in batch:
                     check(event)
-                if batch:
+                if self._call.own_ids and batch and isinstance(batch[0], ev.TurnStarted):
+                    yield self._renamed(batch)
+                elif batch:
                     yield batch
                 if grammar.ended:
                     return
         finally:
             await stop(batches)
         raise BackendProtocolError(f"backend {self._route.backend_name!r} ended its answer without a terminal event")
+
+    def _renamed(self, batch: EventBatch) -> EventBatch:
+        """A first batch under the call's own identity."""
+        started = batch[0]
+        assert isinstance(started, ev.TurnStarted)
+        return [ev.TurnStarted(self._call.turn_id, started.model, self._call.created_at), *batch[1:]]
 
     def _note(self, batch: EventBatch) -> None:
         outcome = self._call.outcome

@@ -7,10 +7,14 @@ from trunkline.telemetry.outcome import Outcome
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """A decoded request with its own bytes, its identity and where its fate is noted. `created_at` in unix seconds."""
+    """A decoded request with its own bytes, its identity and where its fate is noted. `created_at` in unix seconds.
+
+    `body` is absent once the request is not what the client sent any more. `own_ids`: the answer carries our id and time, never
+    those of an upstream. `patient`: it may wait for a slot in a queue of any length.
+    """
 
     request: Request
-    body: bytes
+    body: bytes | None
     dialect: str
     turn_id: str
     created_at: int
@@ -18,3 +22,5 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     outcome: Outcome
     session_id: str | None = None
+    own_ids: bool = False
+    patient: bool = False

@@ -100,7 +100,7 @@ class Gateway:
         if last:
             outcome.route, outcome.ignored = route_name(route), ignored
         slots = self._slots[route.backend_name]
-        await slots.admission.acquire()
+        await slots.admission.acquire(patient=call.patient)
         attempt = Attempt(call, route, self._context(call, route), slots.admission, timeout_s=slots.timeout_s)
         await attempt.begin(may_relay=self._may_relay)
         outcome.route, outcome.ignored = route_name(route), ignored

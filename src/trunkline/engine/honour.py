@@ -21,6 +21,8 @@ from trunkline.model.request import OpaqueTool, Request
 from trunkline.ports.backend import Capabilities, PartKind
 
 _DONE_BY_ENGINE = frozenset({"stop"})
+_ASKS_NOTHING = frozenset({"store", "prompt_cache_retention", "prompt_cache_options"})
+"""What asks nothing of the answer itself: ignored where it cannot be had, and said so, but never a reason to refuse."""
 _KINDS: dict[type, tuple[PartKind, str]] = {
     TextPart: ("text", "text"),
     RefusalPart: ("refusal", "refusal"),
@@ -39,7 +41,7 @@ def ignored_parameters(request: Request, capabilities: Capabilities, *, dialect:
     for parameter, wire in request.asked.items():
         if parameter in capabilities.parameters or parameter in _DONE_BY_ENGINE:
             continue
-        if parameter not in capabilities.hints:
+        if parameter not in capabilities.hints and parameter not in _ASKS_NOTHING:
             raise UnsupportedParameter(f"model {model!r} does not support the parameter '{wire}'", param=wire)
         ignored.append(wire)
     for position, tool in enumerate(request.tools):

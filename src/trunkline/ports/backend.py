@@ -41,19 +41,6 @@ SAMPLING_HINTS = frozenset(
 )
 """Parameters an agent may use or not: they reach it, and `x-trunkline-ignored` names them where nothing honours them."""
 
-BOOKKEEPING = frozenset(
-    {
-        "metadata",
-        "user",
-        "safety_identifier",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "prompt_cache_options",
-        "store",
-    }
-)
-"""Parameters that ask nothing of the answerer: never refused."""
-
 
 class BackendSetup(msgspec.Struct, frozen=True, kw_only=True):
     """What every backend's factory gets beside its settings. `base_dir` is what relative paths are relative to."""

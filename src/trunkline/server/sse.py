@@ -1,8 +1,8 @@
 """Writing one stream of server-sent events: the head, the frames, comments while it is silent.
 
 One timer per stream, re-armed only when it fires, does two things. It sends the head after a second if the backend has not
-begun by then (DESIGN: the response head waits for the first event, a failure, or one second), and it sends a comment whenever
-nothing was written for the keepalive time. Writes are whole frames, so a comment never lands inside one.
+begun by then: until then a failure can still be a status. And it sends a comment whenever nothing was written for the keepalive
+time. Writes are whole frames, so a comment never lands inside one.
 """
 
 import asyncio

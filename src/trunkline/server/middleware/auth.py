@@ -33,7 +33,9 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._tenants and scope["path"] not in OPEN_PATHS:
-            exchange_of(scope).tenant = self._tenant(header(scope, b"authorization"))
+            exchange = exchange_of(scope)
+            exchange.tenant = "-"  # nobody yet: what is refused belongs to no tenant
+            exchange.tenant = self._tenant(header(scope, b"authorization"))
         await self._app(scope, receive, send)
 
     def _tenant(self, authorization: bytes | None) -> str:
