@@ -42,6 +42,12 @@ class Catalog:
             await asyncio.gather(*[self._ask_once(name) for name in due])
         return {name: self._listings[name] for name in self._backends}
 
+    async def listing(self, name: str) -> Listing:
+        """One backend's listing; asked again, it alone, where it is stale."""
+        if self._is_due(name, LISTING_TTL_S):
+            await self._ask_once(name)
+        return self._listings[name]
+
     def known(self, name: str) -> Sequence[ModelInfo]:
         """What a backend listed last, without asking."""
         listing = self._listings.get(name)

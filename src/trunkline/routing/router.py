@@ -26,7 +26,7 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Router:
-    """Resolves names. `owned` are the backends that only `[[models]]` entries reach."""
+    """Resolves names."""
 
     def __init__(
         self,
@@ -93,8 +93,7 @@ class Router:
 
     async def _configured_route(self, name: str, model: str | None) -> Route:
         if model is None:
-            listings = await self._catalog.listings()
-            listing = listings[name]
+            listing = await self._catalog.listing(name)
             if not listing.models:
                 raise listing.error or ModelNotFound(f"backend {name!r} lists no model; name one in its route")
             model = listing.models[0].id
@@ -104,6 +103,12 @@ class Router:
         return Route(name, self._backends[name], model, self._relays[name])
 
     async def _discovered(self, model: str) -> tuple[Route, ...]:
+        for name in self._open:
+            # Who is known to offer it answers, and at most it alone is asked: a backend that hangs delays only its own models.
+            if any(info.id == model for info in self._catalog.known(name)):
+                listing = await self._catalog.listing(name)
+                if any(info.id == model for info in listing.models):
+                    return (self._route(name, model),)
         listings = await self._catalog.listings()
         if not any(info.id == model for name in self._open for info in listings[name].models):
             listings = await self._catalog.listings(fresh=True)
@@ -114,10 +119,11 @@ class Router:
             listing = listings[name]
             if listing.error is not None and not listing.models and self._backends[name].capabilities.forwards_unknown:
                 return (self._route(name, model),)
-        raise ModelNotFound(await self._unknown(model), param="model")
+        raise await self.unknown(model)
 
-    async def _unknown(self, model: str) -> str:
+    async def unknown(self, model: str) -> ModelNotFound:
+        """The error for a name that nobody offers; it lists what there is."""
         names = [info.id for info in await self.models()]
         listed = ", ".join(repr(name) for name in names[:LISTED_IN_ERRORS]) or "none"
         more = f" and {len(names) - LISTED_IN_ERRORS} more" if len(names) > LISTED_IN_ERRORS else ""
-        return f"unknown model {model[:200]!r}; configured: {listed}{more}"
+        return ModelNotFound(f"unknown model {model[:200]!r}; configured: {listed}{more}", param="model")

@@ -61,6 +61,8 @@ class SseStream:
             self._aside = None
 
     async def _begin(self) -> None:
+        if self.begun:  # the timer's task and the first frame may want the head in the same turn of the loop
+            return
         self.begun = True
         await self._send({"type": "http.response.start", "status": 200, "headers": [*_HEAD, *self._extra_head()]})
 

@@ -4,7 +4,6 @@ import msgspec
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from trunkline.model.errors import ModelNotFound
 from trunkline.ports.backend import ModelInfo
 from trunkline.server.json_response import send_json
 from trunkline.server.runtime import Runtime
@@ -26,13 +25,11 @@ class RetrieveModel:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = scope["path_params"]["model"]
-        models = await self._runtime.router.models()
-        for info in models:
+        for info in await self._runtime.router.models():
             if info.id == asked:
                 await send_json(msgspec.json.encode(_model(info)), send)
                 return
-        listed = ", ".join(repr(info.id) for info in models) or "none"
-        raise ModelNotFound(f"unknown model {asked[:200]!r}; configured: {listed}", param="model")
+        raise await self._runtime.router.unknown(asked)
 
 
 def _model(info: ModelInfo) -> dict[str, object]:
