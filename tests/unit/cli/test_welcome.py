@@ -28,4 +28,4 @@ def test_without_a_model_the_request_leaves_it_to_the_server() -> None:
 
 def test_a_secured_server_is_called_with_a_key_from_a_variable() -> None:
     assert '"Authorization: Bearer $TRUNKLINE_API_KEY"' in curl("http://h:1", model="m", secured=True, brief=False)
-    assert 'export OPENAI_API_KEY="$TRUNKLINE_API_KEY"' in sdk_exports("http://h:1", secured=True, brief=False)
+    assert 'export OPENAI_API_KEY="$TRUNKLINE_API_KEY"' in sdk_exports("http://h:1", secured=True)
