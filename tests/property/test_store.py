@@ -15,9 +15,9 @@ from trunkline.stores.sqlite.store import SqliteStore
 
 Key = tuple[str, str]
 
-TENANTS = st.sampled_from(["a", "b"])
-IDS = st.sampled_from([f"resp_{number}" for number in range(6)])
-NAMES = st.sampled_from([None, None, "n1", "n2"])
+TENANTS = st.sampled_from(["a", "a", "a", "b"])
+IDS = st.sampled_from([f"resp_{number}" for number in range(4)])
+NAMES = st.sampled_from([None, "n1", "n2"])
 ENDS: st.SearchStrategy[RunStatus] = st.sampled_from(["completed", "failed", "cancelled", "incomplete"])
 
 
@@ -50,7 +50,14 @@ STEPS = st.one_of(
     st.builds(Save, TENANTS, IDS, st.one_of(st.none(), IDS), NAMES, st.sampled_from(["", "x", "yy"])),
     st.builds(Save, TENANTS, IDS, IDS, NAMES, st.just("")),
     st.builds(Delete, TENANTS, IDS),
-    st.builds(Run, TENANTS, IDS, st.sampled_from(["create", "start", "append", "gap", "end"]), st.integers(0, 3), ENDS),
+    st.builds(
+        Run,
+        TENANTS,
+        IDS,
+        st.sampled_from(["create", "start", "append", "append", "gap", "end"]),
+        st.integers(0, 3),
+        ENDS,
+    ),
 )
 
 
@@ -162,7 +169,7 @@ async def run(store: SqliteStore, model: Model, step: Run) -> None:
 
 async def compare(store: SqliteStore, model: Model) -> None:
     for tenant in ("a", "b"):
-        for number in range(6):
+        for number in range(4):
             key = (tenant, f"resp_{number}")
             turn = model.visible(key)
             found = await store.load_response(*key)
@@ -191,8 +198,8 @@ async def compare(store: SqliteStore, model: Model) -> None:
     assert {(found.tenant, found.id) for found in await store.unfinished_runs()} == unfinished
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(STEPS, max_size=40))
+@settings(max_examples=150, deadline=None)
+@given(st.lists(STEPS, min_size=20, max_size=60))
 def test_a_store_answers_as_its_model(steps: list[Step]) -> None:
     async def play() -> None:
         async with open_store(None) as store:
@@ -211,7 +218,7 @@ def test_a_store_answers_as_its_model(steps: list[Step]) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(STEPS, max_size=20), st.integers(1, 6))
+@given(st.lists(STEPS, min_size=10, max_size=40), st.integers(1, 6))
 def test_steps_that_arrive_together_are_done_in_their_order(steps: list[Step], size: int) -> None:
     """Batches of any size come to what one step after the other comes to."""
     saves = [step for step in steps if isinstance(step, Save | Delete)]
