@@ -206,6 +206,10 @@ def error_page() -> str:
 
 ROUTE_TEXTS = {
     "/v1/chat/completions": "Chat completions, streamed and not.",
+    "/v1/responses": "Responses: streamed, whole, or in the background.",
+    "/v1/responses/{id}": "A stored response: retrieve it, stream it again from any point, delete it.",
+    "/v1/responses/{id}/cancel": "Ends a background response.",
+    "/v1/responses/{id}/input_items": "What it was asked, page by page.",
     "/v1/models": "The models a client may ask for.",
     "/v1/models/{model}": "One of them.",
     "/v1/usage": "What has been used since the server started, per model and backend.",

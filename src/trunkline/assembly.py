@@ -4,10 +4,13 @@ import sys
 from pathlib import Path
 
 from trunkline.config.profiles import profile_named
-from trunkline.config.schema import Config
+from trunkline.config.schema import BackendSettings, Config
 from trunkline.dialects.openai_chat import ChatSurface
+from trunkline.dialects.openai_responses import ResponsesSurface
 from trunkline.engine.admission import Admission
+from trunkline.engine.chaining import Chaining
 from trunkline.engine.gateway import Gateway, Slots
+from trunkline.engine.runs import Runs
 from trunkline.plugins import build_backend
 from trunkline.ports.backend import Backend, BackendSetup
 from trunkline.ports.runtime import Clock, Entropy, SystemClock, SystemEntropy
@@ -15,7 +18,9 @@ from trunkline.routing.catalog import Catalog
 from trunkline.routing.router import Router
 from trunkline.server.app import Application
 from trunkline.server.runtime import Runtime, State
-from trunkline.server.surfaces import chat_completions, health, models, usage
+from trunkline.server.surfaces import chat_completions, health, models, responses, usage
+from trunkline.server.surfaces.responses import ResponseState
+from trunkline.stores import sqlite
 from trunkline.telemetry.logs import AccessLog
 from trunkline.telemetry.usage import UsageMeter
 
@@ -31,12 +36,18 @@ def assemble(
     router = Router(backends, config.models, catalog, default_model=config.server.default_model)
     slots = {
         name: Slots(
-            Admission(name, max_concurrency=settings.max_concurrency, max_queue=settings.max_queue), settings.timeout_s
+            Admission(name, max_concurrency=settings.max_concurrency, max_queue=settings.max_queue),
+            settings.timeout_s,
+            _grace_s(settings),
         )
         for name, settings in config.backends.items()
     }
     # A profile that spaces its JSON needs every frame written anew; bytes of an upstream would not be.
     gateway = Gateway(router, slots, clock=clock, entropy=entropy, may_relay=not profile.json_spacing)
+    store = sqlite.build(config.store, base_dir=base_dir, clock=clock)
+    chaining = Chaining(store)
+    responses_codec = ResponsesSurface(profile, now=clock.now_s)
+    runs = Runs(store, gateway, chaining, responses_codec, clock=clock)
     runtime = Runtime(
         settings=config.server,
         profile=profile,
@@ -51,6 +62,7 @@ def assemble(
     chat = ChatSurface(profile)
     routes = [
         *chat_completions.routes(runtime, chat),
+        *responses.routes(runtime, responses_codec, ResponseState(store, chaining, runs)),
         *models.routes(runtime),
         *health.routes(runtime),
         *usage.routes(runtime),
@@ -60,6 +72,8 @@ def assemble(
         routes=routes,
         backends=tuple(backends.values()),
         catalog=catalog,
+        store=store,
+        runs=runs,
         errors=chat,
         access_log=AccessLog(sys.stderr) if config.server.access_log else None,
     )
@@ -76,3 +90,10 @@ def build_backends(config: Config, *, base_dir: Path, clock: Clock, entropy: Ent
         )
         for name, settings in config.backends.items()
     }
+
+
+def _grace_s(settings: BackendSettings) -> float:
+    """How long a turn may go on without its client."""
+    if settings.on_disconnect == "finish":
+        return settings.timeout_s
+    return 0.0 if settings.on_disconnect == "cancel" else settings.on_disconnect

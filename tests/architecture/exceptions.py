@@ -20,10 +20,19 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "engine/attempt.py:Attempt.relay_batches": "boundary to a backend, after the head has been sent",
         "engine/attempt.py:Attempt.event_batches": "boundary to a backend, after the head has been sent",
         "engine/attempt.py:Attempt.aclose": "shutdown of a backend's work: the slot is released whatever it raises",
+        "engine/runs.py:Runs._work": "task supervisor: a run must end, durably, whatever happened to it",
         "stores/sqlite/worker.py:Worker._commit": "thread supervisor: what it raises rolls back, and goes to who asked",
         "stores/sqlite/worker.py:Worker._read": "thread supervisor: whatever it raises goes to who asked",
         "server/answering.py:Answerer._stream": "surface boundary: a failed stream still ends with an error frame",
         "server/middleware/edge.py:Edge.__call__": "surface boundary: every response is an envelope, never a traceback",
+    },
+    "sizes": {
+        "dialects/openai_responses/emitter.py:ResponseEmitter": (
+            "one method for each event of the stream over one numbering; halves would hand it to and fro"
+        ),
+        "dialects/openai_responses/backend.py:ResponsesDecoder": (
+            "one method for each of the upstream's event types over one set of open items"
+        ),
     },
     "environment_reads": {
         "backends/embedded/__init__.py": "sets what the engine's threads read once, when the library is loaded",

@@ -17,7 +17,7 @@ PUBLIC: dict[str, str] = {
         Attachment AudioPart Cancellation ChatMessage FilePart FunctionCall ImagePart Output Reasoning Tool ToolCall
         ToolFinished ToolStarted Turn Usage""",
     "trunkline.assembly": "assemble build_backends",
-    "trunkline.dialects.codec": "BackendCodec Decoder Encoder SurfaceCodec encode_all",
+    "trunkline.dialects.codec": "BackendCodec Decoder Encoder KeepingEncoder SurfaceCodec encode_all",
     "trunkline.dialects.openai_chat": "ChatBackend ChatSurface NAME",
     "trunkline.model.errors": """
         AgentError AgentIncomplete AuthenticationError BackendError BackendProtocolError BackendRateLimited

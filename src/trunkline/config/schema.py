@@ -74,12 +74,15 @@ class BackendSettings(_Table, frozen=True, kw_only=True, tag_field="type"):
         max_concurrency: Turns it works on at once; more wait in the queue.
         max_queue: Turns that may wait; one more is answered 429 with Retry-After.
         streaming: Whether clients may ask for a stream.
+        on_disconnect: What becomes of a turn whose client has left: `cancel` stops it, `finish` lets it end (a stored response
+            can then be retrieved), a number gives it that many seconds.
     """
 
     timeout_s: Positive = 600.0
     max_concurrency: Count = 64
     max_queue: Size = 256
     streaming: bool = True
+    on_disconnect: Literal["cancel", "finish"] | Positive = "cancel"
 
 
 class EmbeddedSettings(BackendSettings, frozen=True, kw_only=True, tag="embedded"):

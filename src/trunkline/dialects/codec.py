@@ -9,7 +9,7 @@ proves: `decode(encode(events)) == events` on the events it can express, and byt
 """
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from trunkline.model.errors import BackendError, ErrorInfo
 from trunkline.model.events import Event, TurnStarted
@@ -21,6 +21,20 @@ class Encoder(Protocol):
     """Events to bytes for one streamed answer. One event may give no bytes, or those of several frames."""
 
     def feed(self, event: Event) -> bytes: ...
+
+
+@runtime_checkable
+class KeepingEncoder(Encoder, Protocol):
+    """An encoder of a dialect whose answers can be retrieved: it gives the final object that was said."""
+
+    @property
+    def response(self) -> bytes | None:
+        """The final object, once the terminal event has been fed."""
+        ...
+
+    def failed_instead(self, data: bytes, error: ErrorInfo) -> bytes:
+        """The frames `data`, which end the stream, with a terminal event that says the turn failed."""
+        ...
 
 
 class Decoder(Protocol):

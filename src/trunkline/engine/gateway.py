@@ -25,10 +25,11 @@ logger = logging.getLogger("trunkline.engine")
 
 
 class Slots(msgspec.Struct, frozen=True):
-    """A backend's admission and the seconds one of its turns may take."""
+    """A backend's admission, the seconds one of its turns may take, and the seconds one may go on without its client."""
 
     admission: Admission
     timeout_s: float
+    grace_s: float = 0.0
 
 
 class Answer:
@@ -91,6 +92,14 @@ class Gateway:
                 )
         raise failure
 
+    async def check(self, call: Call) -> None:
+        """Raises what `answer` would raise at once: an unknown model, a parameter that nobody here can honour."""
+        route = (await self._router.resolve(call.request.model or ""))[0]
+        check_streaming(call.request, route.backend.capabilities)
+        ignored_parameters(
+            call.request, route.backend.capabilities, dialect=call.dialect, model=call.request.model or ""
+        )
+
     async def _try(self, call: Call, route: Route, *, model: str, last: bool) -> Answer:
         capabilities = route.backend.capabilities
         check_streaming(call.request, capabilities)
@@ -100,6 +109,7 @@ class Gateway:
         if last:
             outcome.route, outcome.ignored = route_name(route), ignored
         slots = self._slots[route.backend_name]
+        outcome.grace_s = slots.grace_s
         await slots.admission.acquire(patient=call.patient)
         attempt = Attempt(call, route, self._context(call, route), slots.admission, timeout_s=slots.timeout_s)
         await attempt.begin(may_relay=self._may_relay)

@@ -6,11 +6,11 @@ frame of the dialect and the end. And a client that has left stops the backend a
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.types import Receive, Send
 
-from trunkline.dialects.codec import Encoder, SurfaceCodec
+from trunkline.dialects.codec import Encoder, KeepingEncoder, SurfaceCodec
 from trunkline.engine.call import Call
 from trunkline.engine.gateway import Answer, Gateway
 from trunkline.model import events as ev
@@ -25,34 +25,42 @@ from trunkline.server.sse import SseStream
 logger = logging.getLogger("trunkline.server")
 
 
+Record = Callable[[bytes], Awaitable[None]]
+"""Keeps the final object of a response. Raises StoreError; then the client must not be told that all is well."""
+
+
 class Answerer:
-    """Answers calls of one surface."""
+    """Answers calls of one surface. A surface that keeps its answers gives `record` with each call."""
 
     def __init__(self, gateway: Gateway, codec: SurfaceCodec, *, keepalive_s: float) -> None:
         self._gateway = gateway
         self._codec = codec
         self._keepalive_s = keepalive_s
 
-    async def respond(self, call: Call, exchange: Exchange, receive: Receive, send: Send) -> None:
+    async def respond(
+        self, call: Call, exchange: Exchange, receive: Receive, send: Send, *, record: Record | None = None
+    ) -> None:
         """Sends the whole response. Typed errors before the head are rendered here too."""
         exchange.outcome.model = call.request.model
         exchange.outcome.stream = call.request.stream
-        async with DisconnectWatch(receive) as watch:
+        async with DisconnectWatch(receive, grace_s=lambda: call.outcome.grace_s) as watch:
             try:
                 if call.request.stream:
-                    await self._stream(call, exchange, watch, send)
+                    await self._stream(call, exchange, watch, send, record)
                 else:
-                    await self._whole(call, exchange, watch, send)
+                    await self._whole(call, exchange, watch, send, record)
             except asyncio.CancelledError:
                 if not watch.caught():
                     raise
                 exchange.outcome.error_code = "client_disconnected"
 
-    async def _whole(self, call: Call, exchange: Exchange, watch: DisconnectWatch, send: Send) -> None:
+    async def _whole(
+        self, call: Call, exchange: Exchange, watch: DisconnectWatch, send: Send, record: Record | None
+    ) -> None:
         try:
             answer = await self._gateway.answer(call)
             try:
-                body = await (self._relay_whole(answer) if answer.relayed else self._fold(answer, call))
+                body = await (self._relay_whole(answer) if answer.relayed else self._fold(answer, call, watch, record))
             finally:
                 await answer.aclose()
         except TrunklineError as error:
@@ -71,19 +79,30 @@ class Answerer:
             pieces.append(batch.data)
         return b"".join(pieces)
 
-    async def _fold(self, answer: Answer, call: Call) -> bytes:
+    async def _fold(self, answer: Answer, call: Call, watch: DisconnectWatch, record: Record | None) -> bytes:
         folding = Fold()
-        async for batch in answer.event_batches():
-            for event in batch:
-                folding.feed(event)
+        try:
+            async for batch in answer.event_batches():
+                for event in batch:
+                    folding.feed(event)
+        except asyncio.CancelledError:
+            if watch.gone and record is not None:
+                folding.feed(_LEFT)
+                await record(self._codec.encode_turn(folding.turn(), call.request))
+            raise
         turn = folding.turn()
         if isinstance(turn.terminal, ev.TurnFailed):
             raise TurnFailure(turn.terminal.error)
         if isinstance(turn.terminal, ev.TurnCancelled):
             raise BackendUnavailable("the answer was cancelled", code="cancelled")
-        return self._codec.encode_turn(turn, call.request)
+        body = self._codec.encode_turn(turn, call.request)
+        if record is not None:
+            await record(body)
+        return body
 
-    async def _stream(self, call: Call, exchange: Exchange, watch: DisconnectWatch, send: Send) -> None:
+    async def _stream(
+        self, call: Call, exchange: Exchange, watch: DisconnectWatch, send: Send, record: Record | None
+    ) -> None:
         encoder = self._codec.encoder(call.request)
         stream = SseStream(
             send,
@@ -97,13 +116,14 @@ class Answerer:
             if answer.relayed:
                 await self._relay_stream(answer, stream, encoder, watch)
             else:
-                await self._encode_stream(answer, stream, encoder, watch)
+                await self._encode_stream(answer, stream, encoder, watch, record)
         except TrunklineError as error:
             await self._fail(error, stream, encoder, exchange, watch, send)
         except asyncio.CancelledError:
-            if (
-                not watch.gone and stream.begun
-            ):  # the server is stopping: the client learns that this is not the whole answer
+            if watch.gone and record is not None and isinstance(encoder, KeepingEncoder):
+                encoder.feed(_LEFT)
+                await record(encoder.response or b"")
+            elif not watch.gone and stream.begun:  # the server is stopping: this is not the whole answer
                 leaving = BackendUnavailable("the server is shutting down", code="server_shutting_down")
                 await stream.end(encoder.feed(ev.TurnFailed(leaving.info())))
             raise
@@ -128,12 +148,21 @@ class Answerer:
             await stream.end(batch.data + (encoder.feed(end) if isinstance(end, ev.TurnFailed) else b""))
             return
 
-    async def _encode_stream(self, answer: Answer, stream: SseStream, encoder: Encoder, watch: DisconnectWatch) -> None:
+    async def _encode_stream(
+        self,
+        answer: Answer,
+        stream: SseStream,
+        encoder: Encoder,
+        watch: DisconnectWatch,
+        record: Record | None,
+    ) -> None:
         feed = encoder.feed
         async for batch in answer.event_batches():
             data = feed(batch[0]) if len(batch) == 1 else b"".join([feed(event) for event in batch])
             if isinstance(batch[-1], ev.TERMINALS):
                 watch.close()
+                if record is not None and isinstance(encoder, KeepingEncoder):
+                    data = await _kept(data, encoder, record)
                 await stream.end(data)
                 return
             if data:
@@ -157,6 +186,18 @@ class Answerer:
         else:
             stream.close()
             await send_error(error, exchange, self._codec, send)
+
+
+_LEFT = ev.TurnIncomplete("client_disconnected")
+
+
+async def _kept(data: bytes, encoder: KeepingEncoder, record: Record) -> bytes:
+    """The last frames, once the object in them is kept; frames that say otherwise when it could not be."""
+    try:
+        await record(encoder.response or b"")
+    except TrunklineError as error:
+        return encoder.failed_instead(data, error.info())
+    return data
 
 
 def _answer_headers(call: Call, answer: Answer | None) -> Sequence[Header]:

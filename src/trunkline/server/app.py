@@ -7,7 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from trunkline.engine.runs import Runs
 from trunkline.ports.backend import Backend
+from trunkline.ports.stores import Store
 from trunkline.routing.catalog import Catalog
 from trunkline.server.errors import ErrorEncoder
 from trunkline.server.middleware.auth import Authentication, tenants_by_digest
@@ -29,12 +31,16 @@ class Application:
         routes: Sequence[BaseRoute],
         backends: Sequence[Backend],
         catalog: Catalog,
+        store: Store,
+        runs: Runs,
         errors: ErrorEncoder,
         access_log: AccessLog | None,
     ) -> None:
         self.runtime = runtime
         self._backends = backends
         self._catalog = catalog
+        self._store = store
+        self._runs = runs
         self._access_log = access_log
         self._router = Router(routes=routes, redirect_slashes=False, lifespan=self._lifespan)
         inner: ASGIApp = Authentication(self._router, tenants_by_digest(runtime.settings))
@@ -69,8 +75,12 @@ class Application:
         async with AsyncExitStack() as stack:
             if self._access_log is not None:
                 stack.callback(self._access_log.close)
+            stack.push_async_callback(self._store.close)
+            await self._store.start()
             for backend in self._backends:
                 stack.push_async_callback(backend.close)
                 await backend.start()
             stack.push_async_callback(self._catalog.close)
+            stack.push_async_callback(self._runs.close)
+            await self._runs.start()
             yield

@@ -6,6 +6,7 @@ taken WATCH_AFTER_S: quick answers, the majority, do not pay for it.
 """
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 
 from starlette.types import Receive
@@ -16,8 +17,9 @@ WATCH_AFTER_S = 0.02
 class DisconnectWatch:
     """Use as an async context manager around the work; `gone` tells afterwards."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, *, grace_s: Callable[[], float] = lambda: 0.0) -> None:
         self._receive = receive
+        self._grace_s = grace_s
         self._watcher: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._worker: asyncio.Task[object] | None = None
@@ -53,6 +55,9 @@ class DisconnectWatch:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        grace_s = self._grace_s()
+        if grace_s:  # nobody listens, but the work goes on for a while, or for good
+            await asyncio.sleep(grace_s)
         if self._worker is not None:
             self.gone = True
             self._worker.cancel()

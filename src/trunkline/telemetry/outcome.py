@@ -12,6 +12,7 @@ class Outcome:
         "error_code",
         "finish_reason",
         "first_content_s",
+        "grace_s",
         "ignored",
         "model",
         "relayed",
@@ -26,6 +27,7 @@ class Outcome:
         self.route: str | None = None  # set once no other backend can take the call over
         self.ignored: tuple[str, ...] = ()
         self.stream = False
+        self.grace_s = 0.0  # how long the turn may go on without its client
         self.relayed = False
         self.first_content_s: float | None = None  # monotonic clock
         self.usage: Usage | None = None

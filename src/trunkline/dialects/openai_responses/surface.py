@@ -11,6 +11,7 @@ import msgspec
 from trunkline.config.profiles import Profile
 from trunkline.dialects.openai_responses.decode_request import decode_request
 from trunkline.dialects.openai_responses.emitter import TERMINAL_TYPES, Emitted, ResponseEmitter
+from trunkline.dialects.openai_responses.parts import write_failure
 from trunkline.dialects.openai_responses.read_items import NAME
 from trunkline.dialects.openai_responses.response import ResponseBuilder, Settings
 from trunkline.dialects.openai_wire import write_error
@@ -19,6 +20,9 @@ from trunkline.model.events import Event
 from trunkline.model.request import Request
 from trunkline.model.turn import Turn
 from trunkline.wire.sse import DONE
+
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_NULL = msgspec.Raw(b"null")
 
 
 class ResponsesSurface:
@@ -75,6 +79,21 @@ class ResponsesEncoder:
     def response(self) -> bytes | None:
         """The final object, once the terminal event has been fed."""
         return self._emitter.response
+
+    def failed_instead(self, data: bytes, error: ErrorInfo) -> bytes:
+        """The same frames, but the terminal one says `response.failed` with the same number and output."""
+        assert self._emitter.response is not None
+        head = data[: data.rfind(b"\n\nevent: ") + 2] if b"\n\nevent: " in data else b""  # JSON has no line breaks
+        failed = _MEMBERS.decode(self._emitter.response)
+        failed.update(dict.fromkeys(("completed_at", "incomplete_details"), _NULL))
+        failed["status"] = msgspec.Raw(b'"failed"')
+        failed["error"] = msgspec.Raw(msgspec.json.encode(write_failure(error)))
+        event = {
+            "type": "response.failed",
+            "sequence_number": self._emitter.sequence_number - 1,
+            "response": failed,
+        }
+        return head + frame(("response.failed", msgspec.json.encode(event)), done_sentinel=self._done_sentinel)
 
     def feed(self, event: Event) -> bytes:
         emitted = self._emitter.feed_events(event)
