@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from trunkline.model.errors import StoreError
 from trunkline.ports.stores import LoggedEvent, RunStatus, StoredResponse, StoredRun
+from trunkline.stores.sqlite.database import BUSY_S
 from trunkline.stores.sqlite.store import SqliteStore
 
 
@@ -29,9 +29,10 @@ async def open_store(
     clock: HandClock | None = None,
     max_responses: int = 10_000,
     max_age_s: float | None = None,
+    busy_s: float = BUSY_S,
 ) -> AsyncIterator[SqliteStore]:
     store = SqliteStore(
-        path, clock=clock or HandClock(), max_responses=max_responses, max_age_s=max_age_s, lock_wait_s=0
+        path, clock=clock or HandClock(), max_responses=max_responses, max_age_s=max_age_s, lock_wait_s=0, busy_s=busy_s
     )
     await store.start()
     try:
@@ -81,12 +82,3 @@ async def said_by(store: SqliteStore, tenant: str, response_id: str) -> list[byt
     """A chain as the list of its inputs and outputs."""
     turns = await store.history(tenant, response_id)
     return None if turns is None else [part for turn in turns for part in (turn.input, turn.output)]
-
-
-async def outcome(coroutine: "contextlib.AbstractAsyncContextManager[object] | object") -> str:
-    """`ok`, or the code of the StoreError."""
-    try:
-        await coroutine  # type: ignore[misc]
-    except StoreError as error:
-        return error.code or ""
-    return "ok"

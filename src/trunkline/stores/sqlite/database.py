@@ -21,7 +21,7 @@ from trunkline.stores.sqlite.lock import open_private
 from trunkline.stores.sqlite.migrations import MIGRATIONS
 
 BUSY_S = 5.0
-"""How long a lock that another program holds on the file is waited out."""
+"""How long a lock of another program is waited out: a backup or a look into the file takes less."""
 
 Migrations = Sequence[Sequence[str]]
 
@@ -41,22 +41,25 @@ class Database:
         self.writer.close()
 
 
-def open_database(path: Path | None, *, migrations: Migrations = MIGRATIONS) -> Database:
+def open_database(path: Path | None, *, busy_s: float = BUSY_S, migrations: Migrations = MIGRATIONS) -> Database:
     """Opens the file, or a database in memory for None. Raises ConfigError for a file that is not right, StoreError."""
     if path is None:
-        connection = _connect(":memory:")
+        connection = _connect(":memory:", busy_s=busy_s)
+        _set_up(connection)
         _migrate(connection, 0, migrations=migrations)
         return Database(connection, None)
     with contextlib.ExitStack() as opened:
         try:
             os.close(open_private(path))
-            writer = opened.enter_context(contextlib.closing(_connect(str(path))))
+            writer = opened.enter_context(contextlib.closing(_connect(str(path), busy_s=busy_s)))
             version = _checked_version(writer, path, newest=len(migrations))
             _use_write_ahead_log(writer, path)
+            _set_up(writer)
             if 0 < version < len(migrations):
                 _back_up(writer, path, version=version)
             _migrate(writer, version, migrations=migrations)
-            reader = opened.enter_context(contextlib.closing(_connect(str(path))))
+            reader = opened.enter_context(contextlib.closing(_connect(str(path), busy_s=busy_s)))
+            _set_up(reader)
             reader.execute(sql.READ_ONLY)
             reader.execute(sql.USER_VERSION).fetchone()
             for suffix in ("-wal", "-shm"):
@@ -69,13 +72,13 @@ def open_database(path: Path | None, *, migrations: Migrations = MIGRATIONS) -> 
     return Database(writer, reader)
 
 
-def _connect(target: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        target, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=128
-    )
+def _connect(target: str, *, busy_s: float) -> sqlite3.Connection:
+    return sqlite3.connect(target, timeout=busy_s, isolation_level=None, check_same_thread=False, cached_statements=128)
+
+
+def _set_up(connection: sqlite3.Connection) -> None:
     for statement in sql.SET_UP:
         connection.execute(statement)
-    return connection
 
 
 def _checked_version(connection: sqlite3.Connection, path: Path, *, newest: int) -> int:

@@ -25,7 +25,7 @@ from trunkline.ports.stores import (
     StoredRun,
 )
 from trunkline.stores.sqlite import completions, conversations, responses, runs
-from trunkline.stores.sqlite.database import Database, Migrations, open_database
+from trunkline.stores.sqlite.database import BUSY_S, Database, Migrations, open_database
 from trunkline.stores.sqlite.limits import Limits
 from trunkline.stores.sqlite.lock import FileLock
 from trunkline.stores.sqlite.migrations import MIGRATIONS
@@ -47,6 +47,7 @@ class SqliteStore:
         max_responses: of each tenant; beyond it the least recently used give way. Completions likewise.
         max_age_s: how long they are kept; None: for ever.
         lock_wait_s: how long `start` waits for a process that still has the file, as while a server restarts.
+        busy_s: how long a lock of another program on the file is waited out.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class SqliteStore:
         max_responses: int = 10_000,
         max_age_s: float | None = None,
         lock_wait_s: float = 5.0,
+        busy_s: float = BUSY_S,
         migrations: Migrations = MIGRATIONS,
     ) -> None:
         self._path = path
         self._limits = Limits(max_responses=max_responses, max_age_s=max_age_s, clock=clock)
         self._sweep_s = None if max_age_s is None else min(SWEEP_S, max(1.0, max_age_s / 10))
         self._lock_wait_s = lock_wait_s
+        self._busy_s = busy_s
         self._migrations = migrations
         self._lock: FileLock | None = None
         self._database: Database | None = None
@@ -77,7 +80,9 @@ class SqliteStore:
         if self._path is not None:
             self._lock = await self._locked(self._path)
         try:
-            self._database = await asyncio.to_thread(open_database, self._path, migrations=self._migrations)
+            self._database = await asyncio.to_thread(
+                open_database, self._path, busy_s=self._busy_s, migrations=self._migrations
+            )
         finally:
             if self._database is None:
                 self._release()
