@@ -21,7 +21,15 @@ _ADDRESS = re.compile(r"[A-Za-z0-9.-]+:\d+(/.*)?")
 
 
 def target_document(target: str | None) -> Document:
-    """The configuration that serves this target. Raises ConfigError where it is none."""
+    """The configuration that serves this target. Raises ConfigError where it is none.
+
+    Whoever serves a target tries something out: what is stored then lives as long as the process, and no file appears in
+    the folder. A configuration file brings a store file.
+    """
+    return {"store": {"url": "memory:"}, **_served(target)}
+
+
+def _served(target: str | None) -> Document:
     if target is None:
         return {"backends": {"embedded": {"type": "embedded"}}}
     if "://" in target or _ADDRESS.fullmatch(target):
