@@ -15,7 +15,7 @@ import msgspec
 
 from trunkline.dialects.openai_responses import parts
 from trunkline.dialects.openai_responses.encode_request import encode_request, forward_body
-from trunkline.dialects.openai_responses.read_items import NAME, STATUSES, RawMembers, read_item
+from trunkline.dialects.openai_responses.read_items import NAME, RawMembers, read_item
 from trunkline.dialects.openai_responses.write_items import EVENT_PREFIX
 from trunkline.dialects.openai_wire import decode_error, read_error, read_logprobs
 from trunkline.dialects.reading import Json, Object, raw
@@ -85,9 +85,12 @@ class ResponsesBackend:
 class _Open:
     """The item that is open: its index here, what it is, and how much of it has been said."""
 
-    __slots__ = ("index", "kind", "members", "said", "wire_index")
+    __slots__ = ("call_id", "index", "kind", "members", "said", "wire_index")
 
-    def __init__(self, index: int, wire_index: int, kind: ev.ItemKind, members: frozenset[str]) -> None:
+    def __init__(
+        self, index: int, wire_index: int, kind: ev.ItemKind, call_id: str | None, members: frozenset[str]
+    ) -> None:
+        self.call_id = call_id
         self.index = index
         self.wire_index = wire_index
         self.kind = kind
@@ -107,7 +110,7 @@ class ResponsesDecoder:
         self._open: _Open | None = None
         self._closed: dict[int, int] = {}  # the wire's output index -> ours
         self._waiting: list[tuple[Object, bytes]] = []  # events of other items than the open one
-        self._calls: set[str] = set()  # calls that nobody has answered in this turn
+        self._calls: set[str | None] = set()  # calls that nobody has answered in this turn
         self._rules: dict[str, Callable[[Object, list[ev.Event]], None]] = {
             "response.output_text.delta": self._text_delta,
             "response.created": self._begin,
@@ -315,7 +318,7 @@ class ResponsesDecoder:
             extra = {key: raw(value) for key, value in item.items()}
         else:
             extra = _unnamed(item, _ITEM_KEYS[kind])
-        self._open = _Open(index, wire_index, kind, frozenset(extra))
+        self._open = _Open(index, wire_index, kind, call_id, frozenset(extra))
         events.append(
             ev.ItemStarted(
                 index=index,
@@ -345,10 +348,9 @@ class ResponsesDecoder:
         if opened.kind != _KINDS.get(cast("str", item["type"]), "opaque"):
             raise BackendProtocolError(f"upstream opened an item as one kind and closed it as '{item['type']}'")
         self._say_rest(opened, item, events)
-        status = item.get("status")
-        known: Status = cast("Status", status) if status in STATUSES else "completed"
-        if known == "in_progress":  # some servers never touch the field
-            known = "completed"
+        known: Status = (
+            "incomplete" if item.get("status") == "incomplete" else "completed"
+        )  # some never touch the field
         done = ev.ItemDone(index=opened.index, status=known)
         match opened.kind:
             case "opaque":
@@ -362,9 +364,9 @@ class ResponsesDecoder:
                 done = ev.ItemDone(index=opened.index, item=opaque)
             case "function_call_output":
                 done = ev.ItemDone(index=opened.index, status=known, item=_read_output(item))
-                self._calls.discard(cast("str", item.get("call_id")))
+                self._calls.discard(opened.call_id)
             case "function_call":
-                self._calls.add(cast("str", item.get("call_id")))
+                self._calls.add(opened.call_id)
             case "reasoning":
                 encrypted = item.get("encrypted_content")
                 if isinstance(encrypted, str):

@@ -339,9 +339,11 @@ def _service_tier(draft: Draft, value: Json) -> None:
 def _stream_options(draft: Draft, value: Json) -> None:
     """Obfuscation pads events against eavesdroppers on their sizes; without it every client reads the same stream."""
     options = reading.mapping(value, "stream_options")
-    if options.get("include_obfuscation") is not None:
-        reading.boolean(options["include_obfuscation"], "stream_options.include_obfuscation")
-    draft.extra["stream_options"] = reading.raw(value)
+    wanted = options.get("include_obfuscation")
+    if wanted is not None:
+        wanted = reading.boolean(wanted, "stream_options.include_obfuscation")
+    if wanted or options.keys() - {"include_obfuscation"}:
+        draft.extra["stream_options"] = reading.raw(value)
 
 
 READERS: dict[str, Reader] = {

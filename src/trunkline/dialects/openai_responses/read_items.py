@@ -203,7 +203,7 @@ _REASONING = frozenset({"type", "id", "summary", "content", "encrypted_content",
 
 def _status(source: Object, path: str) -> Status:
     status = source.get("status")
-    if status is None:
+    if status is None or status == "completed":
         return "completed"
     return cast("Status", reading.one_of(status, f"{path}.status", STATUSES))
 

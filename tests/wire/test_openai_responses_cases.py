@@ -1,0 +1,165 @@
+"""The openai_responses dialect against its golden cases, each operation in the way a backend, a surface or the store uses it."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from tests.wire.golden import Case, check, find_cases, pretty, read_events, write_error, write_events
+from trunkline.config.profiles import Profile
+from trunkline.dialects.openai_responses import ResponsesBackend, ResponsesSurface
+from trunkline.dialects.openai_responses.read_items import items_from_stored
+from trunkline.dialects.openai_responses.write_items import check_calls, input_items
+from trunkline.model.errors import ErrorInfo, RequestError, TrunklineError
+from trunkline.model.events import Event, TurnStarted
+from trunkline.model.grammar import Grammar
+from trunkline.model.request import Request
+from trunkline.model.turn import fold
+
+FALLBACK = TurnStarted("resp_ours", "fallback-model", 1700000000)
+BACKEND = ResponsesBackend()
+
+
+def surface(case: Case) -> ResponsesSurface:
+    return ResponsesSurface(
+        Profile(
+            json_spacing=case.flag("json_spacing"),
+            error_style="plain" if case.settings.get("error_style") == "plain" else "openai",
+        ),
+        now=lambda: 1700000009.75,
+        done_sentinel=case.settings.get("done_sentinel") != "false",
+        usage_details=case.settings.get("usage_details") != "false",
+    )
+
+
+def asked(case: Case) -> Request:
+    body = case.settings.get("request")
+    if body is not None:
+        return surface(case).decode_request(body.encode())
+    return Request(model=case.settings.get("model"), items=(), stream=True, logprobs=case.flag("logprobs"))
+
+
+def decode(case: Case, size: int) -> str:
+    """The events of the input, fed `size` bytes at a time, and the error it ends with."""
+    decoder = BACKEND.decoder(FALLBACK, streamed=case.operation == "decode_stream")
+    data = case.data
+    events: list[Event] = []
+    failure = ""
+    try:
+        for start in range(0, len(data), size):
+            events.extend(decoder.feed(data[start : start + size]))
+            if decoder.ended:
+                break
+        if not decoder.ended:
+            events.extend(decoder.close())
+    except TrunklineError as error:
+        failure = write_error(error)
+    grammar = Grammar()
+    for event in events:
+        grammar.feed(event)
+    assert grammar.ended != bool(failure), "an answer ends with exactly one of a terminal event and an exception"
+    return write_events(events) + failure
+
+
+def decode_answer(case: Case) -> str:
+    whole = decode(case, max(1, len(case.data)))
+    for size in (1, 2, 3, 7):
+        assert decode(case, size) == whole, f"fed {size} bytes at a time"
+    return whole
+
+
+def decode_request(case: Case) -> str:
+    codec = surface(case)
+    try:
+        request = codec.decode_request(case.data)
+    except RequestError as error:
+        return f"raises {type(error).__name__} {error.status}\n{pretty(codec.encode_error(error.info()))}"
+    return pretty(msgspec.json.encode(request))
+
+
+def events_of(case: Case) -> list[Event]:
+    events = read_events(case.given)
+    grammar = Grammar()
+    for event in events:
+        grammar.feed(event)
+    return events
+
+
+def encode_stream(case: Case) -> str:
+    encoder = surface(case).encoder(asked(case))
+    return b"".join([encoder.feed(event) for event in events_of(case)]).decode()
+
+
+def encode_turn(case: Case) -> str:
+    data = surface(case).encode_turn(fold(events_of(case)), asked(case))
+    return data.decode() + "\n" if case.flag("json_spacing") else pretty(data)
+
+
+def encode_request(case: Case) -> str:
+    request = surface(case).decode_request(case.data)
+    return pretty(BACKEND.encode_request(request, model=case.settings["backend_model"]))
+
+
+def forward_body(case: Case) -> str:
+    body = case.data.removesuffix(b"\n")
+    request = surface(case).decode_request(body)
+    with_history = "history" in case.settings
+    if with_history:
+        history = items_from_stored([case.settings["history"].encode()])
+        request = msgspec.structs.replace(request, items=(*history, *request.items))
+    written = BACKEND.forward_body(body, request, model=case.settings["backend_model"], with_history=with_history)
+    return written.decode() + "\n"
+
+
+def stored_items(case: Case) -> str:
+    """A request's input as the store keeps it; what comes out reads back as what went in."""
+    items = surface(case).decode_request(case.data).items
+    stored = [msgspec.json.encode(item) for item in input_items(items, response_id="resp_ours")]
+    again = items_from_stored(stored)
+    assert [msgspec.json.encode(item) for item in input_items(again, response_id="resp_other")] == stored
+    return pretty(b"[" + b",".join(stored) + b"]")
+
+
+def calls(case: Case) -> str:
+    codec = surface(case)
+    try:
+        check_calls(codec.decode_request(case.data).items)
+    except RequestError as error:
+        return pretty(codec.encode_error(error.info()))
+    return "fine\n"
+
+
+def decode_error(case: Case) -> str:
+    return write_error(BACKEND.decode_error(int(case.settings["status"]), case.data))
+
+
+def encode_error(case: Case) -> str:
+    return surface(case).encode_error(msgspec.json.decode(case.given, type=ErrorInfo)).decode() + "\n"
+
+
+OPERATIONS: dict[str, Callable[[Case], str]] = {
+    "calls": calls,
+    "decode_body": decode_answer,
+    "decode_error": decode_error,
+    "decode_request": decode_request,
+    "decode_stream": decode_answer,
+    "encode_error": encode_error,
+    "encode_request": encode_request,
+    "encode_stream": encode_stream,
+    "encode_turn": encode_turn,
+    "forward_body": forward_body,
+    "stored_items": stored_items,
+}
+CASES = list(find_cases("openai_responses", *OPERATIONS))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.operation}/{case.path.stem}")
+def test_case(case: Case) -> None:
+    check(case, OPERATIONS[case.operation](case))
+
+
+def test_every_operation_has_cases_and_every_case_an_operation() -> None:
+    found = {case.operation for case in CASES}
+    assert found == set(OPERATIONS)
+    folders = {path.parent.name for path in (CASES[0].path.parent.parent).glob("*/*.txt")}
+    assert folders == set(OPERATIONS)
