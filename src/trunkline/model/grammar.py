@@ -16,7 +16,7 @@ A broken backend therefore fails once, here, with BackendProtocolError, and not 
 """
 
 from collections.abc import Callable
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from trunkline.model import events as ev
 from trunkline.model.errors import BackendProtocolError
@@ -41,43 +41,20 @@ class Grammar:
         self._open: dict[int, tuple[ev.ItemKind, int]] = {}  # item index -> kind, choice
         self._next_index = 0
         self._choices: dict[int, bool] = {}  # choice -> done
-        self._rules: dict[type, Callable[..., None]] = {
-            ev.TurnStarted: self._turn_started,
-            ev.ItemStarted: self._item_started,
-            ev.ItemDone: self._item_done,
-            ev.ChoiceDone: self._choice_done,
-            ev.Extension: self._extension,
-            ev.TurnCompleted: self._completed,
-            ev.TurnIncomplete: self._incomplete,
-            ev.TurnFailed: self._cut,
-            ev.TurnCancelled: self._cut,
-        }
-        for delta in (
-            ev.TextDelta,
-            ev.ReasoningDelta,
-            ev.SummaryDelta,
-            ev.RefusalDelta,
-            ev.ArgumentsDelta,
-            ev.TokensDelta,
-            ev.AnnotationAdded,
-        ):
-            self._rules[delta] = self._delta
-        for other in (ev.ToolProgress, ev.UsageReported, ev.ApprovalRequested, ev.ApprovalResolved):
-            self._rules[other] = self._anytime
 
     @property
     def ended(self) -> bool:
         return self._ended
 
     def feed(self, event: ev.Event) -> None:
-        rule = self._rules.get(type(event))
+        rule = self._RULES.get(type(event))
         if rule is None:
             raise BackendProtocolError(f"backend yielded {type(event).__name__}, which is not an event")
         if not self._started and type(event) is not ev.TurnStarted:
             _broken(event, "came before TurnStarted")
         if self._ended:
             _broken(event, "came after the terminal event")
-        rule(event)
+        rule(self, event)
 
     def _turn_started(self, event: ev.TurnStarted) -> None:
         if self._started:
@@ -141,6 +118,33 @@ class Grammar:
 
     def _cut(self, event: ev.Event) -> None:
         self._ended = True
+
+    # One table for all, of plain functions: bound methods in each instance would tie it in a cycle that only the
+    # garbage collector undoes, and memory would wait for it.
+    _RULES: ClassVar[dict[type, Callable[..., None]]] = {
+        ev.TurnStarted: _turn_started,
+        ev.ItemStarted: _item_started,
+        ev.ItemDone: _item_done,
+        ev.ChoiceDone: _choice_done,
+        ev.Extension: _extension,
+        ev.TurnCompleted: _completed,
+        ev.TurnIncomplete: _incomplete,
+        ev.TurnFailed: _cut,
+        ev.TurnCancelled: _cut,
+        **dict.fromkeys(
+            (
+                ev.TextDelta,
+                ev.ReasoningDelta,
+                ev.SummaryDelta,
+                ev.RefusalDelta,
+                ev.ArgumentsDelta,
+                ev.TokensDelta,
+                ev.AnnotationAdded,
+            ),
+            _delta,
+        ),
+        **dict.fromkeys((ev.ToolProgress, ev.UsageReported, ev.ApprovalRequested, ev.ApprovalResolved), _anytime),
+    }
 
 
 def _broken(event: ev.Event, what: str) -> NoReturn:

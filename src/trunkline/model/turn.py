@@ -5,6 +5,7 @@ are the same by construction. A turn cut short keeps what had arrived; items tha
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar
 
 import msgspec
 
@@ -225,31 +226,11 @@ class Fold:
         self._usage: Usage | None = None
         self._extensions: dict[int | None, list[ev.Extension]] = {}
         self._terminal: ev.Terminal | None = None
-        self._rules: dict[type, Callable[..., None]] = {
-            ev.TurnStarted: self._turn_started,
-            ev.ItemStarted: self._item_started,
-            ev.ItemDone: self._item_done,
-            ev.ChoiceDone: self._choice_done,
-            ev.UsageReported: self._usage_reported,
-            ev.Extension: self._extension,
-        }
-        for delta in (
-            ev.TextDelta,
-            ev.ReasoningDelta,
-            ev.SummaryDelta,
-            ev.RefusalDelta,
-            ev.ArgumentsDelta,
-            ev.TokensDelta,
-            ev.AnnotationAdded,
-        ):
-            self._rules[delta] = self._delta
-        for terminal in ev.TERMINALS:
-            self._rules[terminal] = self._end
 
     def feed(self, event: ev.Event) -> None:
-        rule = self._rules.get(type(event))
+        rule = self._RULES.get(type(event))
         if rule is not None:
-            rule(event)
+            rule(self, event)
 
     def open_item(self, index: int) -> OpenItem:
         """The open item of this index, for emitters that must show it."""
@@ -312,6 +293,30 @@ class Fold:
 
     def _end(self, event: ev.Terminal) -> None:
         self._terminal = event
+
+    # One table for all, of plain functions: bound methods in each instance would tie it in a cycle that only the
+    # garbage collector undoes, and memory would wait for it.
+    _RULES: ClassVar[dict[type, Callable[..., None]]] = {
+        ev.TurnStarted: _turn_started,
+        ev.ItemStarted: _item_started,
+        ev.ItemDone: _item_done,
+        ev.ChoiceDone: _choice_done,
+        ev.UsageReported: _usage_reported,
+        ev.Extension: _extension,
+        **dict.fromkeys(
+            (
+                ev.TextDelta,
+                ev.ReasoningDelta,
+                ev.SummaryDelta,
+                ev.RefusalDelta,
+                ev.ArgumentsDelta,
+                ev.TokensDelta,
+                ev.AnnotationAdded,
+            ),
+            _delta,
+        ),
+        **dict.fromkeys(ev.TERMINALS, _end),
+    }
 
 
 def fold(events: Sequence[ev.Event]) -> Turn:

@@ -7,6 +7,7 @@ as an event of its own (log probabilities, unknown keys) waits for the next chun
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from typing import ClassVar
 
 import msgspec
 
@@ -96,28 +97,10 @@ class ChatEncoder:
         self._items: dict[int, tuple[int, int, ToolKind]] = {}
         self._extras: dict[str, msgspec.Raw] = {}
         self._usage: Usage | None = None
-        self._rules: dict[type, Callable[..., bytes]] = {
-            ev.TextDelta: self._text,
-            ev.TurnStarted: self._turn_started,
-            ev.ItemStarted: self._item_started,
-            ev.ReasoningDelta: self._reasoning,
-            ev.RefusalDelta: self._refusal,
-            ev.ArgumentsDelta: self._arguments,
-            ev.TokensDelta: self._tokens,
-            ev.AnnotationAdded: self._annotation,
-            ev.ItemDone: self._item_done,
-            ev.ChoiceDone: self._choice_done,
-            ev.UsageReported: self._usage_reported,
-            ev.Extension: self._extension,
-            ev.TurnCompleted: self._completed,
-            ev.TurnIncomplete: self._incomplete,
-            ev.TurnFailed: self._failed,
-            ev.TurnCancelled: self._cancelled,
-        }
 
     def feed(self, event: ev.Event) -> bytes:
-        rule = self._rules.get(type(event))
-        return rule(event) if rule is not None else b""
+        rule = self._RULES.get(type(event))
+        return rule(self, event) if rule is not None else b""
 
     def _turn_started(self, event: ev.TurnStarted) -> bytes:
         self._head = {
@@ -312,6 +295,27 @@ class ChatEncoder:
         chunk = self._envelope({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
         before, _, after = self._frame(chunk).rpartition(_HOLE_JSON)
         return before, after
+
+    # One table for all, of plain functions: bound methods in each instance would tie it in a cycle that only the
+    # garbage collector undoes, and memory would wait for it.
+    _RULES: ClassVar[dict[type, Callable[..., bytes]]] = {
+        ev.TextDelta: _text,
+        ev.TurnStarted: _turn_started,
+        ev.ItemStarted: _item_started,
+        ev.ReasoningDelta: _reasoning,
+        ev.RefusalDelta: _refusal,
+        ev.ArgumentsDelta: _arguments,
+        ev.TokensDelta: _tokens,
+        ev.AnnotationAdded: _annotation,
+        ev.ItemDone: _item_done,
+        ev.ChoiceDone: _choice_done,
+        ev.UsageReported: _usage_reported,
+        ev.Extension: _extension,
+        ev.TurnCompleted: _completed,
+        ev.TurnIncomplete: _incomplete,
+        ev.TurnFailed: _failed,
+        ev.TurnCancelled: _cancelled,
+    }
 
 
 def _numbered(annotation: msgspec.Raw, index: int) -> object:

@@ -78,6 +78,7 @@ class Edge:
         finally:
             if task is not None:
                 self._state.in_flight.discard(task)
+            del scope[KEY]  # it holds the server's `send`, which holds the scope: a cycle would outlive the request
             self._account(scope, exchange)
 
     def _request_id(self, scope: Scope) -> str:
