@@ -324,8 +324,8 @@ def _modalities(draft: Draft, value: Json) -> None:
         reading.text(member, f"modalities[{position}]")
         for position, member in enumerate(reading.array(value, "modalities"))
     ]
-    draft.extra["modalities"] = reading.raw(value)
-    if kinds != ["text"]:
+    if kinds != ["text"]:  # what every answer is anyway
+        draft.extra["modalities"] = reading.raw(value)
         draft.ask("modalities")
 
 
