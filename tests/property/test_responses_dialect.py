@@ -56,7 +56,7 @@ EVENT_TYPES: Mapping[str, Any] = {
     get_args(cls.model_fields["type"].annotation)[0]: pydantic.TypeAdapter(cls)
     for cls in get_args(get_args(ResponseStreamEvent)[0])
 }
-ANY = answers() | cut(answers()) | chat_answers(extensions=False) | agent_answers() | cut(agent_answers())
+ANY = answers() | cut(answers()) | chat_answers() | agent_answers() | cut(agent_answers())
 
 
 def surface(*, spaced: bool = False, details: bool = True) -> ResponsesSurface:

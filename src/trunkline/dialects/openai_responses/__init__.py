@@ -13,9 +13,9 @@ What the dialect cannot express, and what becomes of it:
 - usage that no backend reported: zeros in an answer that has an end;
 - to an upstream: ids of items, but for reasoning; what names state; a summary of reasoning that is not encrypted; names of authors.
 
-An answer that is cut closes its open items first, as `incomplete`, so it reads back with these items closed. Events that the union
-cannot name (hosted tools at work, whatever comes later) become Extension events whose name is the event's, and are written back with
-numbers of ours. Unknown members of objects and items stay where they stood.
+An answer that is cut closes its open items first, as `incomplete`, so it reads back with these items closed. Events that
+the union cannot name (hosted tools at work, whatever comes later) become Extension events whose name is the event's, and are
+written back with numbers of ours. Unknown members of objects and items stay where they stood.
 """
 
 from trunkline.dialects.openai_responses.backend import ResponsesBackend
