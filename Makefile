@@ -35,7 +35,7 @@ test-slow:
 
 bench:
 	$(set_up) bench
-	$(run)/python bench/run.py $(ARGS)
+	$(run)/python -m bench $(ARGS)
 
 lint:
 	$(set_up) lint

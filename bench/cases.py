@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 Target = Literal["direct", "nginx", "bare", "trunkline"]
-Kind = Literal["cpu", "memory", "latency", "start", "translate"]
+Kind = Literal["cpu", "memory", "latency", "start", "translate", "store"]
 
 TARGETS: dict[Target, str] = {
     "direct": "the mock itself",
@@ -132,6 +132,14 @@ CASES: dict[str, Case] = {
         title="translated event, decoder and encoder alone",
         targets=("trunkline",),
         kind="translate",
+    ),
+    "store": Case(
+        title="store",
+        unit="call",
+        config="scripted",
+        targets=("trunkline",),
+        kind="store",
+        window_s=4.0,
     ),
     "scripted": Case(
         title="scripted request, 16 connections",

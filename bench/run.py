@@ -38,10 +38,18 @@ from bench.servers import (
     running,
     running_mock,
 )
+from bench.store import StoreRow
 from bench.table import Figure, render
 
 SPARE_FILES = 200
-UNITS: dict[Kind, str] = {"cpu": "µs CPU", "memory": "KB", "latency": "ms", "start": "s", "translate": "µs CPU"}
+UNITS: dict[Kind, str] = {
+    "cpu": "µs CPU",
+    "memory": "KB",
+    "latency": "ms",
+    "start": "s",
+    "translate": "µs CPU",
+    "store": "µs CPU",
+}
 
 
 class LoadReport(msgspec.Struct, frozen=True):
@@ -164,6 +172,21 @@ def measure_translation(setting: Setting, target: Target, *, case: Case, run: in
     return Figure(measure=case.title, unit=UNITS[case.kind], target=target, run=run, value=value)
 
 
+def measure_store(target: Target, *, case: Case, run: int) -> Iterator[Figure]:
+    """Rate and CPU time of the store's calls, in a process of its own on both cores: its threads are part of the design."""
+    results = BENCH / "results"  # on a disk, where the folder for temporary files may be memory
+    results.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "bench.store", "--seconds", str(case.measured_s), "--folder", results, "--json"]
+    measured = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if measured.returncode != 0:
+        raise BenchError(f"python -m bench.store failed; it said {measured.stderr[-500:]!r}")
+    for row in msgspec.json.decode(measured.stdout, type=list[StoreRow]):
+        for unit, value in (("per second", row.per_second), (UNITS[case.kind], row.cpu_us), ("ms", row.late_p99_ms)):
+            if value is not None:
+                name = f"{row.what}, producer to reader p99" if unit == "ms" else row.what
+                yield Figure(measure=name, unit=unit, target=target, run=run, value=value)
+
+
 def added_latency(figures: Sequence[Figure]) -> list[Figure]:
     """What each server adds to the mock's own first-event latency, per repeat, from the median of the mock's."""
     added = []
@@ -197,6 +220,9 @@ class Run:
                 )
             if case.kind == "start":
                 self.figures += measure_start(self._setting, target, case=case, run=run)
+                return
+            if case.kind == "store":
+                self.figures += measure_store(target, case=case, run=run)
                 return
             if case.kind == "translate":
                 self.figures.append(measure_translation(self._setting, target, case=case, run=run))

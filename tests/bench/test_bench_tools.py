@@ -14,7 +14,7 @@ from bench.cases import CASES, TARGETS, Case, Pacing, Target
 from bench.native_tools import BenchError, build_tools, find_compiler
 from bench.profile import shares
 from bench.run import Run, added_latency, drive, quick
-from bench.servers import BENCH, Setting, default_launcher, running_mock
+from bench.servers import BENCH, ROOT, Setting, default_launcher, running_mock
 from bench.table import Figure, render
 
 STAT = (
@@ -131,6 +131,12 @@ def test_every_case_has_the_files_that_it_names() -> None:
         assert quick(case).measured_s <= case.measured_s, name
 
 
+def test_the_page_says_of_every_case_how_to_run_it() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    for name in CASES:
+        assert re.search(rf"^\| .*`{name}`.* \| `make bench ARGS=\"--cases [a-z0-9,-]*{name}", page, re.M), name
+
+
 def test_without_a_compiler_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CC", "no-such-compiler")
@@ -141,7 +147,7 @@ def test_without_a_compiler_the_message_says_what_to_install(tmp_path: Path, mon
 STACKS = """\
 run (/usr/lib/python3.11/asyncio/runners.py:118);main (/x/site-packages/uvicorn/server.py:70) 30
 main (/x/site-packages/uvicorn/server.py:70);send (/x/site-packages/uvicorn/protocols/http/httptools_impl.py:9) 50
-write (/home/u/project with (odd) name/src/trunkline/server/sse.py:44) 10
+write (/srv/project with (odd) name/src/trunkline/server/sse.py:44) 10
 run (/usr/lib/python3.11/asyncio/runners.py:118) 5
 decode (/usr/lib/python3.11/json/decoder.py:3) 3
 epoll_wait 2
