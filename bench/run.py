@@ -176,7 +176,16 @@ def measure_store(target: Target, *, case: Case, run: int) -> Iterator[Figure]:
     """Rate and CPU time of the store's calls, in a process of its own on both cores: its threads are part of the design."""
     results = BENCH / "results"  # on a disk, where the folder for temporary files may be memory
     results.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "bench.store", "--seconds", str(case.measured_s), "--folder", results, "--json"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "bench.store",
+        "--seconds",
+        str(case.measured_s),
+        "--folder",
+        results,
+        "--json",
+    ]
     measured = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if measured.returncode != 0:
         raise BenchError(f"python -m bench.store failed; it said {measured.stderr[-500:]!r}")
