@@ -169,6 +169,29 @@ async def test_one_write_that_fails_does_not_fail_those_beside_it(store: SqliteS
     assert all([await store.load_response("a", f"resp_{n}") for n in range(40)])
 
 
+async def test_a_full_store_refuses_writes_serves_reads_and_recovers(
+    store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.create_run(a_run("resp_run"), a_response("resp_run", status="queued"), some_events(0, 0))
+    limit_pages(store, 40)
+    results = await asyncio.gather(
+        *(store.save_response("a", a_response(f"resp_{n}", size_bytes=20_000)) for n in range(30)),
+        store.append_events("a", "resp_run", some_events(1, 1), final=a_response("resp_run", size_bytes=500_000)),
+        return_exceptions=True,
+    )
+    *saves, ending = results
+    assert {getattr(result, "code", None) for result in saves} == {"store_full", None}
+    assert isinstance(ending, StoreError)
+    assert ending.message == "nothing was written: the store's disk is full"
+    for number, result in enumerate(saves):
+        assert (await store.load_response("a", f"resp_{number}") is None) == (result is not None)
+    assert await store.read_events("a", "resp_run", after=-1, limit=9) == tuple(some_events(0, 0))
+    limit_pages(store, 1_000_000)
+    assert await store.append_events("a", "resp_run", some_events(1, 1), final=a_response("resp_run"))
+    assert [record.message for record in caplog.records][-1] == "the store can write again"
+    assert any("SQLITE_FULL" in record.message for record in caplog.records)
+
+
 async def test_a_cancelled_caller_does_not_undo_its_write(store: SqliteStore) -> None:
     saving = asyncio.create_task(store.save_response("a", a_response("resp_1")))
     await asyncio.sleep(0)  # it has been handed over
@@ -527,6 +550,14 @@ async def test_closing_writes_what_is_pending(tmp_path: Path) -> None:
     await asyncio.gather(*saving)
     async with open_store(tmp_path / "trunkline.db") as store:
         assert all([await store.load_response("a", f"resp_{n}") for n in range(50)])
+
+
+def limit_pages(store: SqliteStore, pages: int) -> None:
+    """The database's own way to be full."""
+    database = store._database
+    assert database is not None
+    with database.writer_gate:
+        database.writer.execute(f"PRAGMA max_page_count = {pages}").fetchone()
 
 
 def rows(store: SqliteStore, table: str) -> int:

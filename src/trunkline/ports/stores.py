@@ -26,7 +26,7 @@ RunStatus = Literal["queued", "in_progress", "completed", "failed", "cancelled",
 Order = Literal["asc", "desc"]
 
 
-class StoredResponse(msgspec.Struct, frozen=True, kw_only=True):
+class StoredResponse(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A response and its turn. `object`, `input` and `output` are JSON: the Response object and two lists of items.
 
     Attributes:
@@ -50,7 +50,7 @@ class StoredResponse(msgspec.Struct, frozen=True, kw_only=True):
     background: bool = False
 
 
-class Segment(msgspec.Struct, frozen=True):
+class Segment(msgspec.Struct, frozen=True, gc=False):
     """The items of one turn of a chain, as JSON lists."""
 
     input: bytes
@@ -65,7 +65,7 @@ class LoggedEvent(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
-class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
+class StoredRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Work that outlives its request. It has the id of its response.
 
     Attributes:
@@ -81,7 +81,7 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
     next_sequence: int = 0
 
 
-class StoredConversation(msgspec.Struct, frozen=True, kw_only=True):
+class StoredConversation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A conversation; `metadata` is a JSON object."""
 
     id: str
@@ -89,14 +89,14 @@ class StoredConversation(msgspec.Struct, frozen=True, kw_only=True):
     metadata: bytes = b"{}"
 
 
-class StoredItem(msgspec.Struct, frozen=True):
+class StoredItem(msgspec.Struct, frozen=True, gc=False):
     """One item of a conversation; `data` is its JSON."""
 
     id: str
     data: bytes
 
 
-class StoredCompletion(msgspec.Struct, frozen=True, kw_only=True):
+class StoredCompletion(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A chat completion and the messages it answered, as JSON."""
 
     id: str

@@ -160,6 +160,7 @@ WRITE_AHEAD = "PRAGMA journal_mode = WAL"
 READ_ONLY = "PRAGMA query_only = ON"
 SET_UP = (
     "PRAGMA synchronous = FULL",  # a commit is on the disk before anybody hears of it
+    "PRAGMA fullfsync = ON",  # where a sync alone only reaches the drive's own memory (macOS)
     "PRAGMA wal_autocheckpoint = 2000",
     "PRAGMA journal_size_limit = 67108864",
     "PRAGMA cache_size = -16000",
