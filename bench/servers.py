@@ -80,7 +80,7 @@ def running(setting: Setting, target: Target, *, case: Case, upstream: Server | 
         return
     port = _free_port() if target == "nginx" else None
     command = _command(setting, target, case=case, upstream=upstream, port=port)
-    environ = {"BENCH_UPSTREAM_PORT": str(upstream.port)} if upstream else {}
+    environ = {"BENCH_WORK": str(setting.work), "BENCH_UPSTREAM_PORT": str(upstream.port) if upstream else ""}
     with _started(target, command, setting=setting, core=setting.cores.server, environ=environ) as process:
         try:
             server = Server(process, port or _printed_port(process, setting.work / f"{target}.out"))
