@@ -169,6 +169,19 @@ async def test_one_write_that_fails_does_not_fail_those_beside_it(store: SqliteS
     assert all([await store.load_response("a", f"resp_{n}") for n in range(40)])
 
 
+async def test_writes_that_come_together_share_a_transaction(store: SqliteStore) -> None:
+    database = store._database
+    assert database is not None
+    statements: list[str] = []
+    database.writer.set_trace_callback(statements.append)
+    with database.writer_gate:  # as while another transaction is being synced
+        saving = [asyncio.create_task(store.save_response("a", a_response(f"resp_{n}"))) for n in range(200)]
+        await asyncio.sleep(0)
+    await asyncio.gather(*saving)
+    database.writer.set_trace_callback(None)
+    assert statements.count("COMMIT") <= 2  # the first may have been taken alone
+
+
 async def test_a_full_store_refuses_writes_serves_reads_and_recovers(
     store: SqliteStore, caplog: pytest.LogCaptureFixture
 ) -> None:

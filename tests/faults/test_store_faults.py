@@ -20,6 +20,14 @@ SEED = int.from_bytes(os.urandom(4), "big")
 KILLS = 20
 
 
+async def ended(process: asyncio.subprocess.Process) -> None:
+    """Makes sure of it. Not by `process.kill`, which may take the exit status away from the loop that waits for it."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
 @contextlib.asynccontextmanager
 async def writing(verb: str, path: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
@@ -31,9 +39,7 @@ async def writing(verb: str, path: Path) -> AsyncIterator[asyncio.subprocess.Pro
     try:
         yield process
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        await ended(process)
 
 
 async def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
@@ -57,7 +63,8 @@ async def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> Non
                     logged[words[0]] = int(words[1])
                 left -= 1
                 if left == 0:
-                    process.send_signal(signal.SIGKILL)  # what it has said until it dies is still read
+                    os.kill(process.pid, signal.SIGKILL)  # what it has said until it dies is still read
+            await process.wait()
         assert process.returncode == -signal.SIGKILL
     async with open_store(path) as store:
         assert len(saved) > KILLS
@@ -104,9 +111,7 @@ async def held_by_another(path: Path, *, seconds: float) -> AsyncIterator[None]:
         assert await process.stdout.readline() == b"held\n"
         yield
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        await ended(process)
 
 
 async def test_a_foreign_lock_of_three_seconds_is_waited_out(tmp_path: Path) -> None:
