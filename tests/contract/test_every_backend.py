@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -33,7 +34,7 @@ TOML = {
     "embedded": '[backends.it]\ntype = "embedded"\nslots = 2\ncontext_tokens = 512\nthreads = 2\n',
 }
 KINDS = list(TOML)
-SHORT: dict[str, object] = {"max_tokens": 8, "temperature": 0, "seed": 1}
+SHORT: dict[str, Any] = {"max_tokens": 8, "temperature": 0, "seed": 1}
 
 
 @contextlib.asynccontextmanager
@@ -94,7 +95,7 @@ async def test_as_a_client_sees_it(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 async def test_what_it_does_not_declare_is_refused_by_name(kind: str, tmp_path: Path) -> None:
     """Every parameter that can be asked for is honoured, named as ignored, forwarded, or refused (decision 34)."""
-    asked: dict[str, dict[str, object]] = {
+    asked: dict[str, dict[str, Any]] = {
         "n": {"n": 2},
         "logprobs": {"logprobs": True},
         "top_logprobs": {"logprobs": True, "top_logprobs": 2},

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def ours() -> list[str]:
 @pytest.mark.parametrize(
     "parameters", [{}, {"stream": True}, {"n": 2}, {"stop": "b"}, {"stream": True, "stop": "b"}, {"messages": []}]
 )
-async def test_answers_leave_no_cycles(serve: Serve, collector: None, parameters: dict[str, object]) -> None:
+async def test_answers_leave_no_cycles(serve: Serve, collector: None, parameters: dict[str, Any]) -> None:
     async with serve(ECHO) as server:
         await server.chat("a b c", **parameters)
         gc.collect()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
@@ -312,13 +313,17 @@ async def test_silence_in_the_middle_is_a_timeout(upstream: FakeUpstream, serve:
         await upstream.left.wait()
 
 
+def reached(upstream: FakeUpstream, number: int) -> bool:
+    return len(upstream.posts) == number
+
+
 async def test_a_client_that_leaves_ends_the_upstreams_work(upstream: FakeUpstream, server: Serving) -> None:
-    for plan in ([Do.HOLD], [STREAM, Do.HOLD], [STREAM, chunk(text_frame("part")), Do.HOLD]):
+    plans: list[Plan] = [[Do.HOLD], [STREAM, Do.HOLD], [STREAM, chunk(text_frame("part")), Do.HOLD]]
+    for number, plan in enumerate(plans, start=1):
         upstream.left.clear()
         upstream.plan(plan)
-        before = len(upstream.posts)
         async with server.stream(model="m") as wire:
-            await eventually(lambda before=before: len(upstream.posts) > before)
+            await eventually(partial(reached, upstream, number))
             if len(plan) == 3:
                 await wire.head()
                 await wire.until(b"part")
@@ -439,10 +444,8 @@ async def test_two_hundred_mixed_answers_do_not_mix(upstream: FakeUpstream, serv
     """Answers of connections that are reused, lost and replaced go to whom they belong."""
 
     def said(number: int) -> Plan:
-        completion = {
-            **COMPLETION,
-            "choices": [{**COMPLETION["choices"][0], "message": {"role": "assistant", "content": f"n{number}"}}],
-        }  # type: ignore[index]  # a literal above
+        choice = {"index": 0, "message": {"role": "assistant", "content": f"n{number}"}, "finish_reason": "stop"}
+        completion = {**COMPLETION, "choices": [choice]}
         body = json.dumps(completion).encode()
         return [answer(body), Do.CLOSE] if number % 3 == 0 else [answer(body)]
 

@@ -1,6 +1,7 @@
 """What a client may get wrong: always a 4xx in the OpenAI envelope that says where, never a 500 and never HTML."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -290,12 +291,14 @@ async def test_paths_that_are_not_utf8_are_unknown_routes(echo: Serving) -> None
 
 async def test_unknown_keys_cannot_write_response_headers(echo: Serving) -> None:
     """Ignored keys are named in a header; their names are the client's own text."""
-    reply = await echo.chat(**{"a\r\nset-cookie: b=c": 1, "é": 1, "x" * 100_000: 1, "plain": 1})
+    keys: dict[str, Any] = {"a\r\nset-cookie: b=c": 1, "é": 1, "x" * 100_000: 1, "plain": 1}
+    reply = await echo.chat(**keys)
     assert reply.status == 200
     assert "set-cookie" not in reply.headers
     assert "plain" in reply.headers["x-trunkline-ignored"]
     assert len(reply.headers["x-trunkline-ignored"]) < 4_000
-    many = await echo.chat(**{f"key_{number}": 1 for number in range(20_000)})
+    more: dict[str, Any] = {f"key_{number}": 1 for number in range(20_000)}
+    many = await echo.chat(**more)
     assert many.status == 200
     assert len(many.headers["x-trunkline-ignored"]) < 4_000
 

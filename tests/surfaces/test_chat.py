@@ -57,22 +57,24 @@ async def test_booleans_as_strings_are_booleans(echo: Serving) -> None:
 
 
 async def test_max_tokens_under_either_name_ends_with_length(echo: Serving) -> None:
-    for name in ("max_tokens", "max_completion_tokens"):
-        reply = (await echo.chat("one two three", **{name: 2})).json()
+    limits: list[dict[str, Any]] = [{"max_tokens": 2}, {"max_completion_tokens": 2}]
+    for limit in limits:
+        reply = (await echo.chat("one two three", **limit)).json()
         assert reply["choices"][0]["message"]["content"] == "one two"
         assert reply["choices"][0]["finish_reason"] == "length"
         assert reply["usage"]["completion_tokens"] == 2
-        frames = (await echo.chat("one two three", stream=True, **{name: 2})).frames
+        frames = (await echo.chat("one two three", stream=True, **limit)).frames
         assert (text_of(frames), finish_of(frames), frames[-1]) == ("one two", ["length"], "[DONE]")
 
 
 async def test_content_may_be_parts_and_every_role_is_read(echo: Serving) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     reply = await echo.chat(
         messages=[
             {"role": "system", "content": "be brief"},
             {"role": "developer", "content": [{"type": "text", "text": "be kind"}]},
             {"role": "user", "content": "hi", "name": "ann"},
-            {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
             {"role": "tool", "tool_call_id": "c", "content": [{"type": "text", "text": "22"}]},
             {"role": "assistant", "content": [{"type": "text", "text": "so"}], "reasoning_content": "hm"},
             {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},

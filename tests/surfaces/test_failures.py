@@ -120,14 +120,16 @@ async def test_each_error_after_content_is_the_last_frame(
     assert (whole.status, whole.error["code"]) == (status, code)
 
 
+CHOICE_DONE = '{ event = { type = "choice_done", choice = 0, finish_reason = "stop" } }'
+COMPLETED = '{ event = { type = "turn_completed" } }'
 BROKEN = {
     "no first event": ('{ text = "part" }', 'begin = "missing"'),
     "no last event": ('{ text = "part" }', 'end = "missing"'),
     "cut": ('{ text = "part" }', 'end = "cut"'),
     "a delta of no item": ('{ event = { type = "text", index = 7, text = "x" } }', ""),
     "an item twice": ('{ event = { type = "item_started", index = 0, kind = "message" } }', ""),
-    "a choice twice": ('{ text = "part" }, { finish = "stop" }, { event = { type = "choice_done", choice = 0, finish_reason = "stop" } }', ""),
-    "two ends": ('{ text = "part" }, { finish = "stop" }, { event = { type = "turn_completed" } }, { event = { type = "turn_completed" } }', ""),
+    "a choice twice": (f'{{ text = "part" }}, {{ finish = "stop" }}, {CHOICE_DONE}', ""),
+    "two ends": (f'{{ text = "part" }}, {{ finish = "stop" }}, {COMPLETED}, {COMPLETED}', ""),
 }  # fmt: skip
 
 
@@ -218,21 +220,19 @@ QUIET = "[server]\nkeepalive_s = 0.02\n"
 
 
 async def test_a_silent_stream_sends_comments(serve: Serve) -> None:
-    async with scripted(serve, '{ text = "one" }', "{ hang = true }", server=QUIET) as server:
-        async with server.stream() as wire:
-            await wire.head()
-            seen = await wire.until(b": keepalive\n\n: keepalive\n\n")
-            assert read_frames(seen)[0]["choices"][0]["delta"]["content"] == "one"
+    async with scripted(serve, '{ text = "one" }', "{ hang = true }", server=QUIET) as server, server.stream() as wire:
+        await wire.head()
+        seen = await wire.until(b": keepalive\n\n: keepalive\n\n")
+        assert read_frames(seen)[0]["choices"][0]["delta"]["content"] == "one"
 
 
 async def test_the_head_does_not_wait_for_a_backend_that_thinks(serve: Serve) -> None:
     """After a second of silence the client learns that it is being answered, and then that the line is alive."""
-    async with scripted(serve, "{ hang = true }", server=QUIET) as server:
-        async with server.stream() as wire:
-            status, headers = await wire.head()
-            assert (status, headers["content-type"]) == (200, "text/event-stream")
-            assert headers["x-trunkline-route"] == "talk/scripted"
-            await wire.until(b": keepalive\n\n")
+    async with scripted(serve, "{ hang = true }", server=QUIET) as server, server.stream() as wire:
+        status, headers = await wire.head()
+        assert (status, headers["content-type"]) == (200, "text/event-stream")
+        assert headers["x-trunkline-route"] == "talk/scripted"
+        await wire.until(b": keepalive\n\n")
 
 
 async def test_an_error_after_an_early_head_is_an_error_frame(serve: Serve) -> None:
@@ -381,13 +381,15 @@ async def test_text_held_back_for_a_stop_sequence_is_said_when_the_answer_is_cut
 
 
 async def test_in_flight_streams_finish_when_the_server_is_told_to_leave(serve: Serve) -> None:
-    async with scripted(serve, '{ text = "one" }', "{ pause_s = 0.2 }", '{ text = " two" }') as server:
-        async with server.stream() as wire:
-            await wire.head()
-            await wire.until(b"one")
-            server.application.drain()
-            assert (await server.get("/health/ready")).status == 503
-            await wire.until(b"[DONE]")
+    async with (
+        scripted(serve, '{ text = "one" }', "{ pause_s = 0.2 }", '{ text = " two" }') as server,
+        server.stream() as wire,
+    ):
+        await wire.head()
+        await wire.until(b"one")
+        server.application.drain()
+        assert (await server.get("/health/ready")).status == 503
+        await wire.until(b"[DONE]")
 
 
 async def test_streams_beyond_the_grace_end_with_an_error(serve: Serve) -> None:

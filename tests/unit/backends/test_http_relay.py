@@ -145,7 +145,7 @@ BODIES = list(find_cases("openai_chat", "decode_body"))
 async def test_relayed_and_translated_bodies_say_the_same(
     case: Case, upstream: FakeUpstream, relaying: Serving, translating: Serving
 ) -> None:
-    shown = []
+    shown: list[object] = []
     for server in (relaying, translating):
         upstream.plan(
             [
@@ -280,7 +280,8 @@ async def test_usage_chunk_reaches_a_client_that_asked(upstream: FakeUpstream, r
 async def test_relayed_bytes_are_the_upstreams_but_for_the_model(upstream: FakeUpstream, relaying: Serving) -> None:
     data = (
         text_frame("Hel", x_new={"a": [1, 2]}, system_fingerprint="fp")
-        + b': a comment\n\ndata: {"id" : "x","model":"up-model","choices":[{"index":0,"delta":{"content":"say \\"model\\":\\"up-model\\""}}]}\n\n'
+        + b': a comment\n\ndata: {"id" : "x","model":"up-model",'
+        + b'"choices":[{"index":0,"delta":{"content":"say \\"model\\":\\"up-model\\""}}]}\n\n'
         + text_frame(finish="stop")
         + DONE
     )

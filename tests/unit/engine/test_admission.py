@@ -12,7 +12,7 @@ from trunkline.model.errors import RateLimited
 async def waiting(admission: Admission) -> asyncio.Task[None]:
     before = admission.queued
     task = asyncio.create_task(admission.acquire())
-    while admission.queued == before and not task.done():
+    while admission.queued == before and not task.done():  # noqa: ASYNC110 - it has no event, and needs none
         await asyncio.sleep(0)
     return task
 
