@@ -231,7 +231,9 @@ async def serving(
     """Serves what this configuration says. `scripts` are files to put beside it."""
     for name, text in (scripts or {}).items():
         (base_dir / name).write_text(text)
-    config = build_config(tomllib.loads(toml), environ={})
+    document = tomllib.loads(toml)
+    document.setdefault("store", {"url": "memory:"})  # a file belongs to one server at a time
+    config = build_config(document, environ={})
     log = io.StringIO()
     with contextlib.redirect_stderr(log):  # where the access log goes is decided here
         application = assemble(config, base_dir=base_dir)

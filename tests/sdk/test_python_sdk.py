@@ -211,7 +211,7 @@ async def test_errors_are_the_sdks_own(client: AsyncOpenAI, server: Serving) -> 
         await create(model="scripted", messages=said("break"))
     assert str(broken.value.request_id) in str(broken.value)
     with pytest.raises(openai.NotFoundError):
-        await client.responses.create(model="scripted", input="x")
+        await client.embeddings.create(model="scripted", input="x")
 
 
 async def test_a_stream_that_fails_midway_raises_in_the_sdk(client: AsyncOpenAI) -> None:
@@ -290,3 +290,40 @@ async def test_the_synchronous_clients_errors(server: Serving) -> None:
 
     with pytest.raises(openai.NotFoundError):
         await in_a_thread(server, work)
+
+
+async def test_the_embedded_model_answers_the_sdk(serve: Serve) -> None:
+    """A real model in this process: text, stream, exact tokens, a schema and a demanded tool, through the official client."""
+    toml = '[backends.local]\ntype = "embedded"\nslots = 2\ncontext_tokens = 1024\nthreads = 2\n'
+    async with serve(toml) as server, AsyncOpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0) as client:
+        model = [found.id async for found in client.models.list()][0]
+        asked: dict[str, Any] = {
+            "model": model,
+            "messages": said("What is the capital of France?"),
+            "max_tokens": 12,
+        }
+        asked |= {"temperature": 0, "seed": 1}
+        whole = await client.chat.completions.create(**asked, logprobs=True, top_logprobs=2)
+        text = whole.choices[0].message.content
+        assert text
+        assert whole.usage is not None
+        assert 0 < whole.usage.completion_tokens <= 12
+        logprobs = whole.choices[0].logprobs
+        assert logprobs is not None
+        assert "".join(token.token for token in logprobs.content or ()).startswith(text.strip()[:3])
+        stream = await client.chat.completions.create(**asked, stream=True)
+        assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == text
+        parsed = await client.chat.completions.parse(
+            **{**asked, "max_tokens": 60, "messages": said("Ada is 36 years old.")}, response_format=Person
+        )
+        assert isinstance(parsed.choices[0].message.parsed, Person)
+        called = await client.chat.completions.create(
+            **{**asked, "max_tokens": 60},
+            tools=TOOLS,
+            tool_choice={"type": "function", "function": {"name": "get_weather"}},
+        )
+        calls = called.choices[0].message.tool_calls
+        assert calls is not None
+        assert calls[0].type == "function"
+        assert calls[0].function.name == "get_weather"
+        json.loads(calls[0].function.arguments)
