@@ -296,7 +296,7 @@ async def test_the_embedded_model_answers_the_sdk(serve: Serve) -> None:
     """A real model in this process: text, stream, exact tokens, a schema and a demanded tool, through the official client."""
     toml = '[backends.local]\ntype = "embedded"\nslots = 2\ncontext_tokens = 1024\nthreads = 2\n'
     async with serve(toml) as server, AsyncOpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0) as client:
-        model = [found.id async for found in client.models.list()][0]
+        model = (await client.models.list()).data[0].id
         asked: dict[str, Any] = {
             "model": model,
             "messages": said("What is the capital of France?"),
