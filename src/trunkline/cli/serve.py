@@ -6,6 +6,7 @@ arguments, the configuration, the port, the agent or model. Each ends in one sen
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -97,12 +98,23 @@ async def _serve(
         async with _loading(config, output=output):
             up = await started(lifespan, stop)
         if up:
+            _spare_the_collector()
             try:
                 await serve_until_stopped(
                     application, listener, stop, grace_s=config.server.shutdown_grace_s, announce=announce
                 )
             finally:
                 await _shut_down(lifespan)
+
+
+def _spare_the_collector() -> None:
+    """What was loaded stays; only what requests leave behind is worth looking at, and they leave few cycles.
+
+    With the defaults the collector took a tenth of a busy server's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 async def _shut_down(lifespan: Lifespan) -> None:

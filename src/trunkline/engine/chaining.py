@@ -44,6 +44,22 @@ class Chaining:
     def __init__(self, store: Store) -> None:
         self._store = store
 
+    async def again(self, request: Request, *, tenant: str, response_id: str) -> Chained:
+        """The same for a request whose turn has begun to be stored: its parent is settled, wherever names point by now."""
+        own = tuple([msgspec.json.encode(item) for item in input_items(request.items, response_id=response_id)])
+        begun = await self._store.load_response(tenant, response_id)
+        if begun is not None and begun.conversation_id is not None:
+            return await self._in_conversation(request, own, tenant=tenant, conversation_id=begun.conversation_id)
+        history = (await self._store.history(tenant, response_id) or ())[:-1]
+        named = request.conversation is not None and not request.conversation.startswith(CONVERSATION_PREFIX)
+        return Chained(
+            request=_with_history(request, _items_of(history)),
+            input=own,
+            parent_id=None if begun is None else begun.parent_id,
+            name=request.conversation if named else None,
+            history=history,
+        )
+
     async def prepare(self, request: Request, *, tenant: str, response_id: str) -> Chained:
         """The request as the backend shall see it. Raises RequestError for a history that is not there."""
         own = tuple([msgspec.json.encode(item) for item in input_items(request.items, response_id=response_id)])
@@ -60,13 +76,7 @@ class Chaining:
             chained = Chained(
                 request=request, input=own, parent_id=parent_id, name=request.conversation, history=segments
             )
-        stored = [
-            item
-            for segment in chained.history
-            for part in (segment.input, segment.output)
-            for item in _ITEMS.decode(part)
-        ]
-        return msgspec.structs.replace(chained, request=_with_history(request, items_from_stored(stored)))
+        return msgspec.structs.replace(chained, request=_with_history(request, _items_of(chained.history)))
 
     async def _chain(self, tenant: str, response_id: str) -> Sequence[Segment]:
         parent = await self._store.load_response(tenant, response_id)
@@ -97,6 +107,12 @@ class Chaining:
         items = await self._store.list_items(tenant, conversation_id, Page(limit=_EVERYTHING, order="asc"))
         history = items_from_stored([item.data for item in items])
         return Chained(request=_with_history(request, history), input=own, conversation_id=conversation_id)
+
+
+def _items_of(history: Sequence[Segment]) -> tuple[Item, ...]:
+    return items_from_stored(
+        [item for segment in history for part in (segment.input, segment.output) for item in _ITEMS.decode(part)]
+    )
 
 
 def _with_history(request: Request, history: Sequence[Item]) -> Request:

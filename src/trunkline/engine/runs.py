@@ -163,7 +163,7 @@ class Runs:
         """The run as it was before it began to be answered."""
         asked = _REQUEST.decode(stored.request)
         request = msgspec.structs.replace(self._codec.decode_request(asked.body), model=asked.model)
-        chained = await self._chaining.prepare(request, tenant=stored.tenant, response_id=stored.id)
+        chained = await self._chaining.again(request, tenant=stored.tenant, response_id=stored.id)
         call = Call(
             request=chained.request,
             body=None,
