@@ -109,6 +109,7 @@ class Answerer:
             send_body=exchange.send_body,
             keepalive_s=self._keepalive_s,
             head=lambda: _answer_headers(call, answer),
+            on_stall=watch.give_up,
         )
         answer: Answer | None = None
         try:
@@ -120,10 +121,10 @@ class Answerer:
         except TrunklineError as error:
             await self._fail(error, stream, encoder, exchange, watch, send)
         except asyncio.CancelledError:
-            if watch.gone and record is not None and isinstance(encoder, KeepingEncoder):
-                encoder.feed(_LEFT)
-                await record(encoder.response or b"")
-            elif not watch.gone and stream.begun:  # the server is stopping: this is not the whole answer
+            if watch.gone:
+                if record is not None and answer is not None and isinstance(encoder, KeepingEncoder):
+                    await _keep_partial(encoder, record)
+            elif stream.begun:  # the server is stopping: this is not the whole answer
                 leaving = BackendUnavailable("the server is shutting down", code="server_shutting_down")
                 await stream.end(encoder.feed(ev.TurnFailed(leaving.info())))
             raise
@@ -144,8 +145,8 @@ class Answerer:
             if end is None:
                 await stream.write(batch.data)
                 continue
-            watch.close()
             await stream.end(batch.data + (encoder.feed(end) if isinstance(end, ev.TurnFailed) else b""))
+            watch.close()
             return
 
     async def _encode_stream(
@@ -160,10 +161,10 @@ class Answerer:
         async for batch in answer.event_batches():
             data = feed(batch[0]) if len(batch) == 1 else b"".join([feed(event) for event in batch])
             if isinstance(batch[-1], ev.TERMINALS):
-                watch.close()
                 if record is not None and isinstance(encoder, KeepingEncoder):
                     data = await _kept(data, encoder, record)
                 await stream.end(data)
+                watch.close()
                 return
             if data:
                 await stream.write(data)
@@ -191,10 +192,23 @@ class Answerer:
 _LEFT = ev.TurnIncomplete("client_disconnected")
 
 
+async def _keep_partial(encoder: KeepingEncoder, record: Record) -> None:
+    """Keeps what a client that has left would have got so far; nothing if it was the whole answer."""
+    if encoder.response is not None:
+        return
+    encoder.feed(_LEFT)
+    await _record_final(encoder, record)
+
+
+async def _record_final(encoder: KeepingEncoder, record: Record) -> None:
+    assert encoder.response is not None, "an encoder has its final object once the terminal event was fed"
+    await record(encoder.response)
+
+
 async def _kept(data: bytes, encoder: KeepingEncoder, record: Record) -> bytes:
     """The last frames, once the object in them is kept; frames that say otherwise when it could not be."""
     try:
-        await record(encoder.response or b"")
+        await _record_final(encoder, record)
     except TrunklineError as error:
         return encoder.failed_instead(data, error.info())
     return data

@@ -49,6 +49,12 @@ class DisconnectWatch:
         worker = asyncio.current_task()
         return self.gone and worker is not None and worker.uncancel() == 0
 
+    def give_up(self) -> None:
+        """The client is gone, or does not read any more, which is the same to us."""
+        if self._worker is not None:
+            self.gone = True
+            self._worker.cancel()
+
     def _begin(self) -> None:
         self._watcher = asyncio.create_task(self._watch())
 
@@ -58,6 +64,4 @@ class DisconnectWatch:
         grace_s = self._grace_s()
         if grace_s:  # nobody listens, but the work goes on for a while, or for good
             await asyncio.sleep(grace_s)
-        if self._worker is not None:
-            self.gone = True
-            self._worker.cancel()
+        self.give_up()

@@ -28,13 +28,15 @@ async def stream_log(
     """Sends the log to its end. A log that ends without a terminal event (the server stops) just ends."""
     exchange.outcome.stream = True
     async with DisconnectWatch(receive) as watch:
-        stream = SseStream(send, send_body=exchange.send_body, keepalive_s=keepalive_s, head=tuple)
+        stream = SseStream(
+            send, send_body=exchange.send_body, keepalive_s=keepalive_s, head=tuple, on_stall=watch.give_up
+        )
         try:
             async for events in batches:
                 frames = [b"id: %d\n%b" % (one.sequence_number, codec.frame((one.type, one.data))) for one in events]
                 await stream.write(b"".join(frames))
-            watch.close()
             await stream.end(b"")
+            watch.close()
         except asyncio.CancelledError:
             if not watch.caught():
                 raise

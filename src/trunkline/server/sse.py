@@ -2,7 +2,8 @@
 
 One timer per stream, re-armed only when it fires, does two things. It sends the head after a second if the backend has not
 begun by then: until then a failure can still be a status. And it sends a comment whenever nothing was written for the keepalive
-time. Writes are whole frames, so a comment never lands inside one.
+time. Writes are whole frames, so a comment never lands inside one. The same timer notices a client that has stopped reading:
+one write that has not got through for STALL_TICKS rounds of it. Such a client counts as gone, so that it cannot hold a slot for ever.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from trunkline.server.exchange import Header
 from trunkline.wire.sse import KEEPALIVE
 
 HEAD_WAIT_S = 1.0
+STALL_TICKS = 4
 _HEAD: list[Header] = [
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-cache"),
@@ -26,7 +28,13 @@ class SseStream:
     """The client's side of one streamed answer. `close` must be called; it stops the timer."""
 
     def __init__(
-        self, send: Send, *, send_body: Send, keepalive_s: float, head: Callable[[], Sequence[Header]]
+        self,
+        send: Send,
+        *,
+        send_body: Send,
+        keepalive_s: float,
+        head: Callable[[], Sequence[Header]],
+        on_stall: Callable[[], None],
     ) -> None:
         self._send = send
         self._send_body = send_body  # without the middleware's wrapper, which only looks at heads
@@ -35,6 +43,9 @@ class SseStream:
         self._loop = asyncio.get_running_loop()
         self._writes = 0
         self._seen = 0
+        self._on_stall = on_stall
+        self._writing = False
+        self._stalled = 0
         self._aside: asyncio.Task[None] | None = None
         self._closed = False
         self.begun = False
@@ -44,14 +55,20 @@ class SseStream:
         if not self.begun:
             await self._begin()
         self._writes += 1
+        self._writing = True
         await self._send_body({"type": "http.response.body", "body": data, "more_body": True})
+        self._writing = False
 
     async def end(self, data: bytes) -> None:
         """The last frames and the end of the body."""
         if not self.begun:
             await self._begin()
-        self.close()
-        await self._send_body({"type": "http.response.body", "body": data, "more_body": False})
+        self._writes += 1
+        self._writing = True
+        try:
+            await self._send_body({"type": "http.response.body", "body": data, "more_body": False})
+        finally:
+            self.close()
 
     def close(self) -> None:
         self._closed = True
@@ -72,8 +89,12 @@ class SseStream:
         if self._aside is None or self._aside.done():
             if not self.begun:
                 self._aside = asyncio.create_task(self._begin())
-            elif self._writes == self._seen:
+            elif self._writes == self._seen and not self._writing:
                 self._aside = asyncio.create_task(self._send_keepalive())
+        self._stalled = self._stalled + 1 if self._writing and self._writes == self._seen else 0
+        if self._stalled >= STALL_TICKS:
+            self._on_stall()
+            return
         self._seen = self._writes
         self._timer = self._loop.call_later(self._keepalive_s, self._tick)
 

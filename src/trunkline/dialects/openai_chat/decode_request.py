@@ -28,6 +28,7 @@ OPAQUE = frozenset(
     }
 )
 MAX_CHOICES = 128
+MAX_STOPS = 64
 
 
 class Draft:
@@ -156,6 +157,12 @@ def _stop(draft: Draft, value: Json) -> None:
         stops = [reading.text(member, f"stop[{position}]") for position, member in enumerate(value)]
     else:
         reading.wrong_type("stop", "a string or an array of strings", value)
+    if len(stops) > MAX_STOPS:
+        raise InvalidParameter(
+            f"Invalid 'stop': array too long. Expected at most {MAX_STOPS} sequences, but got {len(stops)}.",
+            code="array_above_max_length",
+            param="stop",
+        )
     for position, stop in enumerate(stops):
         if not stop:
             raise InvalidParameter(

@@ -9,7 +9,7 @@ lost and every split of the bytes gives the same events. Before the turn has beg
 """
 
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import ClassVar, cast
 
 import msgspec
 
@@ -111,29 +111,6 @@ class ResponsesDecoder:
         self._closed: dict[int, int] = {}  # the wire's output index -> ours
         self._waiting: list[tuple[Object, bytes]] = []  # events of other items than the open one
         self._calls: set[str | None] = set()  # calls that nobody has answered in this turn
-        self._rules: dict[str, Callable[[Object, list[ev.Event]], None]] = {
-            "response.output_text.delta": self._text_delta,
-            "response.created": self._begin,
-            "response.in_progress": self._begin,
-            "response.content_part.added": self._nothing,
-            "response.content_part.done": self._nothing,
-            "response.output_text.done": self._nothing,
-            "response.refusal.delta": self._refusal_delta,
-            "response.refusal.done": self._nothing,
-            "response.reasoning_text.delta": self._reasoning_delta,
-            "response.reasoning_text.done": self._nothing,
-            "response.reasoning.delta": self._reasoning_delta,  # the name in Open Responses (decision 32)
-            "response.reasoning.done": self._nothing,
-            "response.reasoning_summary_part.added": self._nothing,
-            "response.reasoning_summary_part.done": self._nothing,
-            "response.reasoning_summary_text.delta": self._summary_delta,
-            "response.reasoning_summary_text.done": self._nothing,
-            "response.function_call_arguments.delta": self._arguments_delta,
-            "response.function_call_arguments.done": self._nothing,
-            "response.custom_tool_call_input.delta": self._arguments_delta,
-            "response.custom_tool_call_input.done": self._nothing,
-            "response.output_text.annotation.added": self._annotation,
-        }
 
     def feed(self, data: bytes) -> list[ev.Event]:
         if self._reader is None:
@@ -206,9 +183,9 @@ class ResponsesDecoder:
         elif kind == "response.output_item.done":
             self._item_done(event, data, events)
         else:
-            rule = self._rules.get(kind)
+            rule = self._RULES.get(kind)
             if rule is not None and (self._open is None or self._open.kind != "opaque"):
-                rule(event, events)
+                rule(self, event, events)
             else:
                 self._pass_on(kind, event, events)
 
@@ -473,6 +450,31 @@ class ResponsesDecoder:
         else:
             events.append(ev.ChoiceDone(0, "length"))
             events.append(ev.TurnIncomplete("max_output_tokens"))
+
+    # Functions, not bound methods: a table of those in each instance would be a cycle for the collector.
+    _RULES: ClassVar[dict[str, Callable[..., None]]] = {
+        "response.output_text.delta": _text_delta,
+        "response.created": _begin,
+        "response.in_progress": _begin,
+        "response.content_part.added": _nothing,
+        "response.content_part.done": _nothing,
+        "response.output_text.done": _nothing,
+        "response.refusal.delta": _refusal_delta,
+        "response.refusal.done": _nothing,
+        "response.reasoning_text.delta": _reasoning_delta,
+        "response.reasoning_text.done": _nothing,
+        "response.reasoning.delta": _reasoning_delta,  # the name in Open Responses (decision 32)
+        "response.reasoning.done": _nothing,
+        "response.reasoning_summary_part.added": _nothing,
+        "response.reasoning_summary_part.done": _nothing,
+        "response.reasoning_summary_text.delta": _summary_delta,
+        "response.reasoning_summary_text.done": _nothing,
+        "response.function_call_arguments.delta": _arguments_delta,
+        "response.function_call_arguments.done": _nothing,
+        "response.custom_tool_call_input.delta": _arguments_delta,
+        "response.custom_tool_call_input.done": _nothing,
+        "response.output_text.annotation.added": _annotation,
+    }
 
 
 _NAMES = ("call_id", "name", "id")

@@ -14,7 +14,7 @@ text of the delta. An item of another dialect than ours has no form here and is 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 
@@ -93,29 +93,11 @@ class ResponseEmitter:
         self.sequence_number = 0
         """The number that the next event gets."""
         self.response: bytes | None = None
-        self._rules: dict[type, Callable[..., list[Emitted]]] = {
-            ev.TextDelta: self._text,
-            ev.TurnStarted: self._turn_started,
-            ev.ItemStarted: self._item_started,
-            ev.ReasoningDelta: self._reasoning,
-            ev.SummaryDelta: self._summary,
-            ev.RefusalDelta: self._refusal,
-            ev.ArgumentsDelta: self._arguments,
-            ev.TokensDelta: self._tokens,
-            ev.AnnotationAdded: self._annotation,
-            ev.ItemDone: self._item_done,
-            ev.Extension: self._extension,
-            ev.UsageReported: self._keep,
-            ev.TurnCompleted: self._end,
-            ev.TurnIncomplete: self._end,
-            ev.TurnFailed: self._end,
-            ev.TurnCancelled: self._end,
-        }
 
     def feed_events(self, event: ev.Event) -> list[Emitted]:
         """The streamed events that this event makes, each as its type and its JSON."""
-        rule = self._rules.get(type(event))
-        return rule(event) if rule is not None else []
+        rule = self._RULES.get(type(event))
+        return rule(self, event) if rule is not None else []
 
     def queued(self, started: ev.TurnStarted) -> list[Emitted]:
         """The beginning of a background response, before a backend has said anything. `in_progress` comes with TurnStarted."""
@@ -434,6 +416,26 @@ class ResponseEmitter:
         head, _, rest = self._dump(event).partition(_NUMBER_JSON)
         middle, _, tail = rest.rpartition(_TEXT_JSON)
         return head, middle, tail
+
+    # Functions, not bound methods: a table of those in each instance would be a cycle for the collector.
+    _RULES: ClassVar[dict[type, Callable[..., list[Emitted]]]] = {
+        ev.TextDelta: _text,
+        ev.TurnStarted: _turn_started,
+        ev.ItemStarted: _item_started,
+        ev.ReasoningDelta: _reasoning,
+        ev.SummaryDelta: _summary,
+        ev.RefusalDelta: _refusal,
+        ev.ArgumentsDelta: _arguments,
+        ev.TokensDelta: _tokens,
+        ev.AnnotationAdded: _annotation,
+        ev.ItemDone: _item_done,
+        ev.Extension: _extension,
+        ev.UsageReported: _keep,
+        ev.TurnCompleted: _end,
+        ev.TurnIncomplete: _end,
+        ev.TurnFailed: _end,
+        ev.TurnCancelled: _end,
+    }
 
 
 _ARGUMENTS_TYPES: Mapping[str, str] = {
