@@ -336,7 +336,9 @@ async def test_a_slow_reader_holds_back_the_agent_and_not_the_servers_memory(ser
 
 async def test_a_client_that_never_reads_does_not_keep_its_slot(serve: Serve) -> None:
     counter.made = 0
-    toml = "[server]\nkeepalive_s = 0.05\n" + PYTHON.format(settings="").replace("max_concurrency = 2", "max_concurrency = 1")
+    toml = "[server]\nkeepalive_s = 0.05\n" + PYTHON.format(settings="").replace(
+        "max_concurrency = 2", "max_concurrency = 1"
+    )
     async with serve(toml, scripts={"bot.py": EAGER}) as server:
         model = (await server.get("/v1/models")).json()["data"][0]["id"]
         async with server.connect() as stalled, server.connect() as waiting:
