@@ -205,7 +205,13 @@ def error_page() -> str:
 
 
 ROUTE_TEXTS = {
-    "/v1/chat/completions": "Chat completions, streamed and not.",
+    "/v1/chat/completions": "POST: a chat completion, streamed or not. GET: those that were stored, page by page.",
+    "/v1/chat/completions/{id}": "A stored chat completion: retrieve it, change its metadata, delete it.",
+    "/v1/chat/completions/{id}/messages": "The messages it answered, page by page.",
+    "/v1/conversations": "Begins a conversation.",
+    "/v1/conversations/{id}": "A conversation: retrieve it, change its metadata, delete it with its items.",
+    "/v1/conversations/{id}/items": "Its items: list them page by page, add to them.",
+    "/v1/conversations/{id}/items/{item_id}": "One of them: retrieve it, delete it.",
     "/v1/responses": "Responses: streamed, whole, or in the background.",
     "/v1/responses/{id}": "A stored response: retrieve it, stream it again from any point, delete it.",
     "/v1/responses/{id}/cancel": "Ends a background response.",

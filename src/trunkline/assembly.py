@@ -18,8 +18,17 @@ from trunkline.routing.catalog import Catalog
 from trunkline.routing.router import Router
 from trunkline.server.app import Application
 from trunkline.server.runtime import Runtime, State
-from trunkline.server.surfaces import chat_completions, health, models, responses, usage
+from trunkline.server.surfaces import (
+    chat_completions,
+    conversations,
+    health,
+    models,
+    responses,
+    stored_completions,
+    usage,
+)
 from trunkline.server.surfaces.responses import ResponseState
+from trunkline.server.surfaces.stored_completions import StoredCompletions
 from trunkline.stores import sqlite
 from trunkline.telemetry.logs import AccessLog
 from trunkline.telemetry.usage import UsageMeter
@@ -60,8 +69,11 @@ def assemble(
         state=State(),
     )
     chat = ChatSurface(profile)
+    stored = StoredCompletions(runtime, store)
     routes = [
-        *chat_completions.routes(runtime, chat),
+        *chat_completions.routes(runtime, chat, store, listed=stored.list),
+        *stored_completions.routes(stored),
+        *conversations.routes(runtime, store),
         *responses.routes(runtime, responses_codec, ResponseState(store, chaining, runs)),
         *models.routes(runtime),
         *health.routes(runtime),

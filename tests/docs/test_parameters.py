@@ -83,6 +83,8 @@ def word(parameters: Mapping[str, object], capabilities: Capabilities) -> str:
     """What becomes of these parameters, as the engine decides it."""
     name = list(parameters)[-1]
     request = decoded(parameters)
+    if name == "store" and name not in ignored_parameters(request, capabilities, dialect="openai_chat", model="m"):
+        return "kept by trunkline"
     if capabilities.forwards_unknown == "openai_chat":
         return "forwarded"
     try:

@@ -183,7 +183,7 @@ EVERYTHING: dict[str, Any] = {
     "safety_identifier": "s",
     "seed": 5,
     "stop": ["a", "b"],
-    "store": True,
+    "store": False,
     "tool_choice": {"type": "function", "function": {"name": "f"}},
     "tools": [
         FUNCTION,
@@ -210,6 +210,20 @@ async def test_everything_is_forwarded_to_a_server_of_the_same_dialect(
     assert sent.pop("stream") is stream
     assert sent.pop("stream_options", None) == ({"include_usage": True} if stream else None)
     assert sent == {"model": "up-model", "messages": user("hello there"), **EVERYTHING}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_what_is_stored_here_is_not_stored_again_upstream(
+    serve: Serve, upstream: FakeUpstream, stream: bool
+) -> None:
+    toml = f'[backends.up]\ntype = "http"\nendpoints = ["{upstream.url}"]\n'
+    async with serve(toml) as server:
+        upstream.plan(streamed(text_frame("x") + text_frame(finish="stop")) if stream else [json_answer(COMPLETION)])
+        reply = await server.chat(model="up-model", stream=stream, store=True, metadata={"a": "b"}, top_k=5)
+    assert reply.status == 200
+    assert upstream.posts[0].json().keys() == {"model", "messages", "stream", "top_k"} | (
+        {"stream_options"} if stream else set()
+    )
 
 
 async def test_a_translated_request_loses_nothing_either(serve: Serve, upstream: FakeUpstream) -> None:

@@ -29,7 +29,7 @@ class KeepingEncoder(Encoder, Protocol):
 
     @property
     def response(self) -> bytes | None:
-        """The final object, once the terminal event has been fed."""
+        """The final object, once the terminal event has been fed; None where the dialect has none for such an end."""
         ...
 
     def failed_instead(self, data: bytes, error: ErrorInfo) -> bytes:

@@ -10,7 +10,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """A decoded request with its own bytes, its identity and where its fate is noted. `created_at` in unix seconds.
 
     `body` is absent once the request is not what the client sent any more. `own_ids`: the answer carries our id and time, never
-    those of an upstream. `patient`: it may wait for a slot in a queue of any length.
+    those of an upstream, so it is never relayed. `patient`: it may wait for a slot in a queue of any length.
     """
 
     request: Request

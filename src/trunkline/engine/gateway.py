@@ -112,7 +112,7 @@ class Gateway:
         outcome.grace_s = slots.grace_s
         await slots.admission.acquire(patient=call.patient)
         attempt = Attempt(call, route, self._context(call, route), slots.admission, timeout_s=slots.timeout_s)
-        await attempt.begin(may_relay=self._may_relay)
+        await attempt.begin(may_relay=self._may_relay and not call.own_ids)
         outcome.route, outcome.ignored = route_name(route), ignored
         return Answer(attempt, route, ignored)
 

@@ -1,8 +1,8 @@
 """A backend honours what a request asks, or the request is refused by name (decision 34). Nothing is dropped in silence.
 
 A parameter is fine when the backend declares it, when the backend forwards its dialect whole, or when trunkline does it itself
-(`stop`). It is ignored, and named in `x-trunkline-ignored`, when the backend takes it as a hint. Otherwise it is refused under
-the name the client used.
+(`stop`, `store`). It is ignored, and named in `x-trunkline-ignored`, when the backend takes it as a hint. Otherwise it is
+refused under the name the client used.
 """
 
 from trunkline.model.errors import InvalidParameter, UnsupportedParameter
@@ -20,8 +20,8 @@ from trunkline.model.items import (
 from trunkline.model.request import OpaqueTool, Request
 from trunkline.ports.backend import Capabilities, PartKind
 
-_DONE_BY_ENGINE = frozenset({"stop"})
-_ASKS_NOTHING = frozenset({"store", "prompt_cache_retention", "prompt_cache_options"})
+_DONE_HERE = frozenset({"stop", "store"})
+_ASKS_NOTHING = frozenset({"prompt_cache_retention", "prompt_cache_options"})
 """What asks nothing of the answer itself: ignored where it cannot be had, and said so, but never a reason to refuse."""
 _KINDS: dict[type, tuple[PartKind, str]] = {
     TextPart: ("text", "text"),
@@ -39,7 +39,7 @@ def ignored_parameters(request: Request, capabilities: Capabilities, *, dialect:
         return ()
     ignored: list[str] = []
     for parameter, wire in request.asked.items():
-        if parameter in capabilities.parameters or parameter in _DONE_BY_ENGINE:
+        if parameter in capabilities.parameters or parameter in _DONE_HERE:
             continue
         if parameter not in capabilities.hints and parameter not in _ASKS_NOTHING:
             raise UnsupportedParameter(f"model {model!r} does not support the parameter '{wire}'", param=wire)

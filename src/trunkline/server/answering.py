@@ -30,12 +30,16 @@ Record = Callable[[bytes], Awaitable[None]]
 
 
 class Answerer:
-    """Answers calls of one surface. A surface that keeps its answers gives `record` with each call."""
+    """Answers calls of one surface. A surface that keeps its answers gives `record` with each call; with `keeps_partial` also
+    what there was when the client left."""
 
-    def __init__(self, gateway: Gateway, codec: SurfaceCodec, *, keepalive_s: float) -> None:
+    def __init__(
+        self, gateway: Gateway, codec: SurfaceCodec, *, keepalive_s: float, keeps_partial: bool = True
+    ) -> None:
         self._gateway = gateway
         self._codec = codec
         self._keepalive_s = keepalive_s
+        self._keeps_partial = keeps_partial
 
     async def respond(
         self, call: Call, exchange: Exchange, receive: Receive, send: Send, *, record: Record | None = None
@@ -86,7 +90,7 @@ class Answerer:
                 for event in batch:
                     folding.feed(event)
         except asyncio.CancelledError:
-            if watch.gone and record is not None:
+            if watch.gone and record is not None and self._keeps_partial:
                 folding.feed(_LEFT)
                 await record(self._codec.encode_turn(folding.turn(), call.request))
             raise
@@ -122,7 +126,12 @@ class Answerer:
             await self._fail(error, stream, encoder, exchange, watch, send)
         except asyncio.CancelledError:
             if watch.gone:
-                if record is not None and answer is not None and isinstance(encoder, KeepingEncoder):
+                if (
+                    record is not None
+                    and self._keeps_partial
+                    and answer is not None
+                    and isinstance(encoder, KeepingEncoder)
+                ):
                     await _keep_partial(encoder, record)
             elif stream.begun:  # the server is stopping: this is not the whole answer
                 leaving = BackendUnavailable("the server is shutting down", code="server_shutting_down")
@@ -201,8 +210,8 @@ async def _keep_partial(encoder: KeepingEncoder, record: Record) -> None:
 
 
 async def _record_final(encoder: KeepingEncoder, record: Record) -> None:
-    assert encoder.response is not None, "an encoder has its final object once the terminal event was fed"
-    await record(encoder.response)
+    if encoder.response is not None:  # chat has no object for a turn that failed
+        await record(encoder.response)
 
 
 async def _kept(data: bytes, encoder: KeepingEncoder, record: Record) -> bytes:

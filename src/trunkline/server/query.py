@@ -5,7 +5,7 @@ from urllib.parse import parse_qs
 from starlette.types import Scope
 
 from trunkline.model.errors import InvalidParameter
-from trunkline.ports.stores import Page
+from trunkline.ports.stores import Order, Page
 
 MAX_LIMIT = 100
 
@@ -40,11 +40,11 @@ def flag_of(query: dict[str, str], name: str) -> bool:
     return text == "true"
 
 
-def page_of(scope: Scope) -> Page:
-    """`limit`, `order` and `after`, as every list of the API has them."""
+def page_of(scope: Scope, *, order: Order = "desc") -> Page:
+    """`limit`, `order` and `after`, as every list of the API has them; they differ in the order when nothing is said."""
     query = query_of(scope)
-    order = query.get("order", "desc")
-    if order not in ("asc", "desc"):
-        raise InvalidParameter(f"Invalid value: '{order[:100]}'. Supported values are: 'asc', 'desc'.", param="order")
+    wanted = query.get("order", order)
+    if wanted not in ("asc", "desc"):
+        raise InvalidParameter(f"Invalid value: '{wanted[:100]}'. Supported values are: 'asc', 'desc'.", param="order")
     limit = integer_of(query, "limit", 20, low=1, high=MAX_LIMIT)
-    return Page(limit=limit, order="asc" if order == "asc" else "desc", after=query.get("after"))
+    return Page(limit=limit, order="asc" if wanted == "asc" else "desc", after=query.get("after"))

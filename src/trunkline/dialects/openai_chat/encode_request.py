@@ -1,7 +1,9 @@
 """A request as a chat completion body, for an upstream.
 
 Used when the client spoke another dialect or a filter changed the request; a chat client's own body is forwarded as it came
-(`forward_body`), so that keys we do not know survive.
+(`forward_body`), so that keys we do not know survive. State stays ours: what the client wants stored is stored here, and an
+upstream is not asked to store it too. `metadata`, which describes what is stored, stays here as well (OpenAI refuses it without
+`store`), unless a body is forwarded that asks for no storing.
 """
 
 import msgspec
@@ -11,6 +13,7 @@ from trunkline.model.request import AllowedTools, JsonSchema, NamedTool, OpaqueT
 
 _BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LENIENT_BOOLEANS = frozenset({"stream", "store"})
+_ABOUT_STORING = ("store", "metadata")
 _USAGE_OPTIONS = msgspec.Raw(b'{"include_usage":true}')
 
 
@@ -18,12 +21,22 @@ def forward_body(body: bytes, request: Request, *, model: str, want_usage: bool)
     """The client's own body for this upstream: `model` respliced and, where wanted, a streamed answer's usage asked for.
 
     Every other byte of every value stays as it came, except booleans that the client wrote as strings: we accept those
-    (decision 33), an upstream may not. `body` has been read before, so it is known to be an object.
+    (decision 33), an upstream may not. What is about storing is left out of a request that is stored
+    here. `body` has been read before, so it is known to be an object.
     """
     ask_usage = want_usage and request.stream and not request.include_usage
-    if request.model == model and not ask_usage and b'"true"' not in body and b'"false"' not in body:
+    if (
+        request.model == model
+        and not ask_usage
+        and not request.store
+        and b'"true"' not in body
+        and b'"false"' not in body
+    ):
         return body
     members = _BODY.decode(body)
+    if request.store:
+        for key in _ABOUT_STORING:
+            members.pop(key, None)
     members["model"] = msgspec.Raw(msgspec.json.encode(model))
     for key in _LENIENT_BOOLEANS & members.keys():
         members[key] = msgspec.Raw(bytes(members[key]).strip(b'"'))
@@ -52,6 +65,8 @@ def encode_request(request: Request, *, model: str, want_usage: bool) -> bytes:
         value = getattr(request, key)
         if value is not None:
             body[key] = value
+    if request.store is False:
+        body["store"] = False
     if request.max_output_tokens is not None:
         body["max_completion_tokens" if request.asked.get("max_output_tokens") != "max_tokens" else "max_tokens"] = (
             request.max_output_tokens
@@ -83,12 +98,10 @@ _PLAIN = (
     "parallel_tool_calls",
     "reasoning_effort",
     "verbosity",
-    "metadata",
     "user",
     "safety_identifier",
     "prompt_cache_key",
     "service_tier",
-    "store",
 )
 
 

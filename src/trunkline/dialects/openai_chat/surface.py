@@ -15,6 +15,7 @@ from trunkline.config.profiles import Profile
 from trunkline.dialects.openai_chat import parts
 from trunkline.dialects.openai_chat.decode_request import decode_request
 from trunkline.dialects.openai_chat.messages import write_call
+from trunkline.dialects.openai_chat.stored import KeepingChatEncoder
 from trunkline.model import events as ev
 from trunkline.model.errors import ErrorInfo
 from trunkline.model.items import FunctionCall, Message, Reasoning, RefusalPart, TextPart, ToolKind
@@ -47,8 +48,11 @@ class ChatSurface:
     def decode_request(self, body: bytes) -> Request:
         return decode_request(body)
 
-    def encoder(self, request: Request) -> "ChatEncoder":
-        return ChatEncoder(request, spaced=self._profile.json_spacing)
+    def encoder(self, request: Request) -> "ChatEncoder | KeepingChatEncoder":
+        encoder = ChatEncoder(request, spaced=self._profile.json_spacing)
+        if not request.store:
+            return encoder
+        return KeepingChatEncoder(encoder, write=lambda turn: self.encode_turn(turn, request))
 
     def encode_turn(self, turn: Turn, request: Request) -> bytes:
         return _dump(encode_turn(turn, request), spaced=self._profile.json_spacing)

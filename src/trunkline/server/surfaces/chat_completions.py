@@ -1,26 +1,47 @@
-"""POST /v1/chat/completions."""
+"""POST /v1/chat/completions.
+
+With `store: true` the completion is kept with the messages it answered. It then has an id and a time of ours, so that it can be
+found again, and is encoded here also where it could have been relayed: what is kept and what was said are then one object. Only a
+whole answer is kept, not one whose client left before its end.
+"""
 
 import msgspec
-from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trunkline.dialects.codec import SurfaceCodec
+from trunkline.dialects.openai_chat.stored import stored_messages, with_metadata
 from trunkline.engine.call import Call
 from trunkline.model.ids import new_id
-from trunkline.server.answering import Answerer
+from trunkline.model.request import Request
+from trunkline.ports.stores import Store, StoredCompletion
+from trunkline.server.answering import Answerer, Record
 from trunkline.server.body import read_body
 from trunkline.server.exchange import exchange_of
+from trunkline.server.methods import resource
 from trunkline.server.runtime import Runtime
 from trunkline.server.session import session_id_of
+
+
+class _Completion(msgspec.Struct):
+    """The members of a completion that the store wants."""
+
+    id: str
+    created: int
+    model: str
+
+
+_COMPLETION = msgspec.json.Decoder(_Completion)
 
 
 class ChatCompletions:
     """The resource; an ASGI application of its own."""
 
-    def __init__(self, runtime: Runtime, codec: SurfaceCodec) -> None:
+    def __init__(self, runtime: Runtime, codec: SurfaceCodec, store: Store) -> None:
         self._runtime = runtime
         self._codec = codec
-        self._answerer = Answerer(runtime.gateway, codec, keepalive_s=runtime.settings.keepalive_s)
+        self._store = store
+        self._answerer = Answerer(runtime.gateway, codec, keepalive_s=runtime.settings.keepalive_s, keeps_partial=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         runtime, exchange = self._runtime, exchange_of(scope)
@@ -28,6 +49,7 @@ class ChatCompletions:
         request = self._codec.decode_request(body)
         if request.model is None:
             request = msgspec.structs.replace(request, model=runtime.router.choose(None))
+        stored = request.store is True
         call = Call(
             request=request,
             body=body,
@@ -38,9 +60,30 @@ class ChatCompletions:
             tenant=exchange.tenant,
             outcome=exchange.outcome,
             session_id=session_id_of(scope, runtime.profile),
+            own_ids=stored,
         )
-        await self._answerer.respond(call, exchange, receive, send)
+        record = self._recorder(exchange.tenant, request, body) if stored else None
+        await self._answerer.respond(call, exchange, receive, send, record=record)
+
+    def _recorder(self, tenant: str, request: Request, body: bytes) -> Record:
+        metadata = msgspec.json.encode(request.metadata or {})
+
+        async def record(data: bytes) -> None:
+            completion = _COMPLETION.decode(data)
+            stored = StoredCompletion(
+                id=completion.id,
+                object=with_metadata(data, metadata),
+                messages=stored_messages(body, completion_id=completion.id),
+                model=completion.model,
+                created_at=completion.created,
+                metadata=metadata,
+            )
+            await self._store.save_completion(tenant, stored)
+
+        return record
 
 
-def routes(runtime: Runtime, codec: SurfaceCodec) -> list[BaseRoute]:
-    return [Route("/v1/chat/completions", ChatCompletions(runtime, codec), methods=["POST"])]
+def routes(runtime: Runtime, codec: SurfaceCodec, store: Store, *, listed: ASGIApp) -> list[BaseRoute]:
+    """`listed` answers GET of the same path: the list of what is stored."""
+    completions = ChatCompletions(runtime, codec, store)
+    return [resource("/v1/chat/completions", {"POST": completions, "GET": listed})]
