@@ -17,6 +17,7 @@ class Sent:
         self.messages: list[Message] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.stalled = asyncio.Event()
 
     async def __call__(self, message: Message) -> None:
         await self.gate.wait()
@@ -28,7 +29,9 @@ class Sent:
 
 
 def stream(sent: Sent, *, keepalive_s: float = 60.0) -> SseStream:
-    return SseStream(sent, send_body=sent, keepalive_s=keepalive_s, head=lambda: [(b"x-route", b"a")])
+    return SseStream(
+        sent, send_body=sent, keepalive_s=keepalive_s, head=lambda: [(b"x-route", b"a")], on_stall=sent.stalled.set
+    )
 
 
 async def test_the_first_write_sends_the_head_once() -> None:
@@ -111,3 +114,20 @@ async def test_closing_before_the_head_leaves_the_response_to_an_error() -> None
 
 def test_the_head_waits_a_second() -> None:
     assert pytest.approx(1.0) == sse.HEAD_WAIT_S
+
+
+async def test_a_write_that_never_gets_through_is_a_stall() -> None:
+    sent = Sent()
+    writer = stream(sent)
+    await writer.write(b"data: 1\n\n")
+    sent.gate.clear()
+    stuck = asyncio.create_task(writer.write(b"data: 2\n\n"))
+    await asyncio.sleep(0)
+    for _ in range(sse.STALL_TICKS):
+        assert not sent.stalled.is_set()
+        writer._tick()
+    writer._tick()
+    assert sent.stalled.is_set()
+    sent.gate.set()
+    await stuck
+    writer.close()
