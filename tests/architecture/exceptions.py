@@ -20,7 +20,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "engine/attempt.py:Attempt.relay_batches": "boundary to a backend, after the head has been sent",
         "engine/attempt.py:Attempt.event_batches": "boundary to a backend, after the head has been sent",
         "engine/attempt.py:Attempt.aclose": "shutdown of a backend's work: the slot is released whatever it raises",
-        "engine/runs.py:Runs._work": "task supervisor: a run must end, durably, whatever happened to it",
+        "engine/runs.py:Runs._answer": "task supervisor: a run must end, durably, whatever happened to it",
         "stores/sqlite/worker.py:Worker._commit": "thread supervisor: what it raises rolls back, and goes to who asked",
         "stores/sqlite/worker.py:Worker._read": "thread supervisor: whatever it raises goes to who asked",
         "server/answering.py:Answerer._stream": "surface boundary: a failed stream still ends with an error frame",

@@ -18,7 +18,7 @@ PUBLIC: dict[str, str] = {
         ToolFinished ToolStarted Turn Usage""",
     "trunkline.assembly": "assemble build_backends",
     "trunkline.dialects.codec": "BackendCodec Decoder Encoder KeepingEncoder SurfaceCodec encode_all",
-    "trunkline.dialects.openai_chat": "ChatBackend ChatSurface NAME",
+    "trunkline.dialects.openai_chat": "EXPRESSIBLE ChatBackend ChatSurface NAME",
     "trunkline.model.errors": """
         AgentError AgentIncomplete AuthenticationError BackendError BackendProtocolError BackendRateLimited
         BackendRejected BackendTimeout BackendUnavailable ConfigError ErrorInfo InternalError InvalidParameter Level
@@ -30,7 +30,7 @@ PUBLIC: dict[str, str] = {
         TextDelta TokensDelta ToolProgress TurnCancelled TurnCompleted TurnFailed TurnIncomplete TurnStarted
         UsageReported""",
     "trunkline.model.grammar": "DELTAS Grammar LIMITS WHOLE",
-    "trunkline.model.ids": "Entropy ID_BYTES new_id",
+    "trunkline.model.ids": "Entropy ID_BYTES item_id new_id",
     "trunkline.model.items": """
         AudioPart FilePart FunctionCall FunctionCallOutput ImagePart Item Message OpaqueItem OpaquePart Part Reasoning
         RefusalPart Role Status TextPart ToolKind text_of""",

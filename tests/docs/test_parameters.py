@@ -17,7 +17,7 @@ from trunkline.config.schema import Backend as Settings
 from trunkline.config.schema import EmbeddedSettings, HttpSettings, PythonSettings, ScriptedSettings
 from trunkline.dialects.openai_chat import ChatSurface
 from trunkline.dialects.openai_chat.decode_request import OPAQUE, READERS
-from trunkline.engine.honour import ignored_parameters
+from trunkline.engine.honour import translated
 from trunkline.model.errors import UnsupportedParameter
 from trunkline.model.request import Request
 from trunkline.plugins import build_backend
@@ -83,12 +83,12 @@ def word(parameters: Mapping[str, object], capabilities: Capabilities) -> str:
     """What becomes of these parameters, as the engine decides it."""
     name = list(parameters)[-1]
     request = decoded(parameters)
-    if name == "store" and name not in ignored_parameters(request, capabilities, dialect="openai_chat", model="m"):
+    if name == "store" and name not in translated(request, capabilities, dialect="openai_chat", model="m")[1]:
         return "kept by trunkline"
     if capabilities.forwards_unknown == "openai_chat":
         return "forwarded"
     try:
-        ignored = ignored_parameters(request, capabilities, dialect="openai_chat", model="m")
+        ignored = translated(request, capabilities, dialect="openai_chat", model="m")[1]
     except UnsupportedParameter:
         return "refused"
     if name in ignored:

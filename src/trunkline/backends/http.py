@@ -14,7 +14,7 @@ from trunkline.backends.redact import redacted
 from trunkline.backends.tee import StreamTee, relay_body
 from trunkline.backends.upstream import Answer, Upstream
 from trunkline.config.schema import HttpSettings
-from trunkline.dialects.openai_chat import ChatBackend
+from trunkline.dialects.openai_chat import EXPRESSIBLE, ChatBackend
 from trunkline.model import events as ev
 from trunkline.model.errors import BackendError, BackendUnavailable
 from trunkline.model.request import Request
@@ -54,7 +54,11 @@ class HttpBackend:
         )
         self.relay_dialect = self._codec.name
         self.capabilities = Capabilities(
-            forwards_unknown=self._codec.name, parts=_ALL_PARTS, streaming=settings.streaming, applies_stop=True
+            parameters=EXPRESSIBLE,
+            forwards_unknown=self._codec.name,
+            parts=_ALL_PARTS,
+            streaming=settings.streaming,
+            applies_stop=True,
         )
 
     async def start(self) -> None:

@@ -24,7 +24,7 @@ NOT_YET = frozenset(
         "cache", "rollouts",                                                                # tables
         "command",                                                                          # backend types
         "openai_responses", "anthropic_messages", "ollama_chat", "vllm", "sglang", "llama_cpp",  # dialects
-        "on_disconnect", "on_lost", "preset", "weight", "hold_s", "tokenizer",              # backend settings
+        "on_lost", "preset", "weight", "hold_s", "tokenizer",                               # backend settings
         "hermes", "nanobot", "nomyo", "claude-agent", "atropos",                            # profiles
     }
 )  # fmt: skip
@@ -126,9 +126,13 @@ def first_problem(value: object, expected: inspect.Type, *, path: str = "", secr
             return _in_list(value, expected, path=path, secret=secret)
         case inspect.UnionType():
             kinds = [kind for kind in expected.types if not isinstance(kind, inspect.NoneType)]
-            if len(kinds) > 1:
+            if len(kinds) == 1:
+                return first_problem(value, kinds[0], path=path, secret=secret)
+            if all(isinstance(kind, inspect.StructType) for kind in kinds):
                 return _in_tagged(value, kinds, path=path)
-            return first_problem(value, kinds[0], path=path, secret=secret)
+            if any(first_problem(value, kind, path=path) is None for kind in kinds):
+                return None
+            return _mismatch(value, expected, path=path, secret=secret)
         case inspect.LiteralType():
             if isinstance(value, str) and value not in expected.values:
                 return Problem(path, unknown(value, [str(known) for known in expected.values], what="value"))

@@ -14,7 +14,7 @@ from trunkline.dialects.openai_responses.write_items import check_calls, input_i
 from trunkline.model.errors import NotFound, RequestError
 from trunkline.model.items import Item, OpaqueItem
 from trunkline.model.request import Request
-from trunkline.ports.stores import Page, Segment, Store
+from trunkline.ports.stores import Page, Segment, Store, StoredResponse
 
 CONVERSATION_PREFIX = "conv_"
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -38,45 +38,97 @@ class Chained(msgspec.Struct, frozen=True, kw_only=True):
     history: Sequence[Segment] = ()
 
 
+class _Before(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a turn continues, and the items of what it continues."""
+
+    items: tuple[Item, ...] = ()
+    history: Sequence[Segment] = ()
+    parent_id: str | None = None
+    conversation_id: str | None = None
+    name: str | None = None
+
+
 class Chaining:
     """Finds histories."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def again(self, request: Request, *, tenant: str, response_id: str) -> Chained:
-        """The same for a request whose turn has begun to be stored: its parent is settled, wherever names point by now."""
-        own = tuple([msgspec.json.encode(item) for item in input_items(request.items, response_id=response_id)])
-        begun = await self._store.load_response(tenant, response_id)
-        if begun is not None and begun.conversation_id is not None:
-            return await self._in_conversation(request, own, tenant=tenant, conversation_id=begun.conversation_id)
-        history = (await self._store.history(tenant, response_id) or ())[:-1]
-        named = request.conversation is not None and not request.conversation.startswith(CONVERSATION_PREFIX)
-        return Chained(
-            request=_with_history(request, _items_of(history)),
-            input=own,
-            parent_id=None if begun is None else begun.parent_id,
-            name=request.conversation if named else None,
-            history=history,
-        )
-
     async def prepare(self, request: Request, *, tenant: str, response_id: str) -> Chained:
         """The request as the backend shall see it. Raises RequestError for a history that is not there."""
+        before = await self._before(request, tenant=tenant)
+        request = await self._resolve(request, before.items, tenant=tenant)
         own = tuple([msgspec.json.encode(item) for item in input_items(request.items, response_id=response_id)])
-        if request.previous_response_id is not None:
-            segments = await self._chain(tenant, request.previous_response_id)
-            chained = Chained(request=request, input=own, parent_id=request.previous_response_id, history=segments)
-        elif request.conversation is None:
-            chained = Chained(request=request, input=own)
-        elif request.conversation.startswith(CONVERSATION_PREFIX):
-            return await self._in_conversation(request, own, tenant=tenant, conversation_id=request.conversation)
+        return _chained(request, own, before)
+
+    async def again(self, request: Request, *, tenant: str, response_id: str) -> Chained:
+        """The same for a request whose turn has begun to be stored: its parent and its own items are settled, wherever
+        names and references point by now."""
+        begun = await self._begun(tenant, response_id)
+        if begun.conversation_id is not None:
+            before = await self._in_conversation(tenant, begun.conversation_id)
         else:
-            parent_id = await self._store.named_response(tenant, request.conversation)
-            segments = () if parent_id is None else await self._store.history(tenant, parent_id) or ()
-            chained = Chained(
-                request=request, input=own, parent_id=parent_id, name=request.conversation, history=segments
+            history = (await self._store.history(tenant, response_id) or ())[:-1]
+            before = _Before(
+                items=_items_of(history), history=history, parent_id=begun.parent_id, name=_name_in(request)
             )
-        return msgspec.structs.replace(chained, request=_with_history(request, _items_of(chained.history)))
+        own = _members(begun.input)
+        items = items_from_stored(own)
+        return _chained(msgspec.structs.replace(request, items=items, places=("input",) * len(items)), own, before)
+
+    async def alone(self, request: Request, *, tenant: str, response_id: str) -> Chained:
+        """The same without its history, for a turn that will not be answered any more."""
+        begun = await self._begun(tenant, response_id)
+        return Chained(
+            request=request,
+            input=_members(begun.input),
+            parent_id=begun.parent_id,
+            conversation_id=begun.conversation_id,
+        )
+
+    async def _begun(self, tenant: str, response_id: str) -> StoredResponse:
+        begun = await self._store.load_response(tenant, response_id)
+        if begun is None:
+            raise NotFound(f"Response with id '{response_id}' not found.", code="response_not_found")
+        return begun
+
+    async def _before(self, request: Request, *, tenant: str) -> _Before:
+        if request.previous_response_id is not None:
+            history = await self._chain(tenant, request.previous_response_id)
+            return _Before(items=_items_of(history), history=history, parent_id=request.previous_response_id)
+        if request.conversation is None:
+            return _Before()
+        name = _name_in(request)
+        if name is None:
+            return await self._in_conversation(tenant, request.conversation)
+        parent_id = await self._store.named_response(tenant, name)
+        history = () if parent_id is None else await self._store.history(tenant, parent_id) or ()
+        return _Before(items=_items_of(history), history=history, parent_id=parent_id, name=name)
+
+    async def _resolve(self, request: Request, history: Sequence[Item], *, tenant: str) -> Request:
+        """References to earlier items are replaced by these; one to an item of the history says nothing new."""
+        if not any(_is_reference(item) for item in request.items):
+            return request
+        known = {item.id for item in history}
+        kept = [
+            (await self._referred(item, tenant=tenant) if _is_reference(item) else item, place)
+            for item, place in zip(request.items, request.places, strict=True)
+            if not (_is_reference(item) and item.id in known)
+        ]
+        return msgspec.structs.replace(
+            request, items=tuple([item for item, _ in kept]), places=tuple([place for _, place in kept])
+        )
+
+    async def _referred(self, reference: Item, *, tenant: str) -> Item:
+        """The item, found through the response that its id names: ids of ours are derived from that."""
+        item_id = reference.id or ""
+        of_response = item_id.split("_")[1:2]
+        found = await self._store.load_response(tenant, f"resp_{of_response[0]}") if of_response else None
+        if found is not None:
+            for item in items_from_stored((*_members(found.output), *_members(found.input))):
+                if item.id == item_id:
+                    return item
+        raise RequestError(f"Item with id '{item_id[:200]}' not found.", code="item_not_found", param="input")
 
     async def _chain(self, tenant: str, response_id: str) -> Sequence[Segment]:
         parent = await self._store.load_response(tenant, response_id)
@@ -95,9 +147,7 @@ class Chaining:
             )
         return segments
 
-    async def _in_conversation(
-        self, request: Request, own: tuple[bytes, ...], *, tenant: str, conversation_id: str
-    ) -> Chained:
+    async def _in_conversation(self, tenant: str, conversation_id: str) -> _Before:
         if await self._store.load_conversation(tenant, conversation_id) is None:
             raise NotFound(
                 f"Conversation with id '{conversation_id[:200]}' not found.",
@@ -105,31 +155,39 @@ class Chaining:
                 param="conversation",
             )
         items = await self._store.list_items(tenant, conversation_id, Page(limit=_EVERYTHING, order="asc"))
-        history = items_from_stored([item.data for item in items])
-        return Chained(request=_with_history(request, history), input=own, conversation_id=conversation_id)
+        return _Before(items=items_from_stored([item.data for item in items]), conversation_id=conversation_id)
+
+
+def _chained(request: Request, own: tuple[bytes, ...], before: _Before) -> Chained:
+    """Raises RequestError for a call without its output, and the other way round."""
+    items = (*before.items, *request.items)
+    check_calls(items)
+    places = (*("previous_response_id",) * len(before.items), *request.places)
+    return Chained(
+        request=msgspec.structs.replace(request, items=items, places=places),
+        input=own,
+        parent_id=before.parent_id,
+        conversation_id=before.conversation_id,
+        name=before.name,
+        history=before.history,
+    )
+
+
+def _name_in(request: Request) -> str | None:
+    """The plain name of a conversation, which points to its latest response."""
+    named = request.conversation is not None and not request.conversation.startswith(CONVERSATION_PREFIX)
+    return request.conversation if named else None
+
+
+def _is_reference(item: Item) -> bool:
+    return isinstance(item, OpaqueItem) and item.wire_type == "item_reference"
+
+
+def _members(data: bytes) -> tuple[bytes, ...]:
+    return tuple([bytes(item) for item in _ITEMS.decode(data)])
 
 
 def _items_of(history: Sequence[Segment]) -> tuple[Item, ...]:
     return items_from_stored(
-        [item for segment in history for part in (segment.input, segment.output) for item in _ITEMS.decode(part)]
+        [item for segment in history for part in (segment.input, segment.output) for item in _members(part)]
     )
-
-
-def _with_history(request: Request, history: Sequence[Item]) -> Request:
-    """The request with these items first. References to earlier items are replaced by them; calls must have their outputs."""
-    by_id = {item.id: item for item in history if item.id is not None}
-    own = tuple([_resolved(item, by_id) for item in request.items])
-    items = (*history, *own)
-    check_calls(items)
-    return msgspec.structs.replace(
-        request, items=items, places=(*("previous_response_id",) * len(history), *request.places)
-    )
-
-
-def _resolved(item: Item, by_id: dict[str, Item]) -> Item:
-    if not isinstance(item, OpaqueItem) or item.wire_type != "item_reference" or item.id is None:
-        return item
-    found = by_id.get(item.id)
-    if found is None:
-        raise RequestError(f"Item with id '{item.id[:200]}' not found.", code="item_not_found", param="input")
-    return found

@@ -15,7 +15,7 @@ import msgspec
 from trunkline.engine.admission import Admission
 from trunkline.engine.attempt import Attempt
 from trunkline.engine.call import Call
-from trunkline.engine.honour import check_streaming, ignored_parameters
+from trunkline.engine.honour import check_streaming, translated
 from trunkline.model.errors import NotFound, RateLimited, RequestError, TrunklineError
 from trunkline.ports.backend import Context, EventBatch, RelayBatch
 from trunkline.ports.runtime import Clock, Entropy
@@ -96,14 +96,14 @@ class Gateway:
         """Raises what `answer` would raise at once: an unknown model, a parameter that nobody here can honour."""
         route = (await self._router.resolve(call.request.model or ""))[0]
         check_streaming(call.request, route.backend.capabilities)
-        ignored_parameters(
-            call.request, route.backend.capabilities, dialect=call.dialect, model=call.request.model or ""
-        )
+        translated(call.request, route.backend.capabilities, dialect=call.dialect, model=call.request.model or "")
 
     async def _try(self, call: Call, route: Route, *, model: str, last: bool) -> Answer:
         capabilities = route.backend.capabilities
         check_streaming(call.request, capabilities)
-        ignored = ignored_parameters(call.request, capabilities, dialect=call.dialect, model=model)
+        request, ignored = translated(call.request, capabilities, dialect=call.dialect, model=model)
+        if request is not call.request:
+            call = msgspec.structs.replace(call, request=request)
         outcome = call.outcome
         outcome.backend = route.backend_name
         if last:

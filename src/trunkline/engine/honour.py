@@ -5,6 +5,8 @@ A parameter is fine when the backend declares it, when the backend forwards its 
 refused under the name the client used.
 """
 
+import msgspec
+
 from trunkline.model.errors import InvalidParameter, UnsupportedParameter
 from trunkline.model.items import (
     AudioPart,
@@ -17,12 +19,13 @@ from trunkline.model.items import (
     RefusalPart,
     TextPart,
 )
-from trunkline.model.request import OpaqueTool, Request
+from trunkline.model.request import OpaqueTool, Request, Tool
 from trunkline.ports.backend import Capabilities, PartKind
 
 _DONE_HERE = frozenset({"stop", "store"})
-_ASKS_NOTHING = frozenset({"prompt_cache_retention", "prompt_cache_options"})
+_ASKS_NOTHING = frozenset({"prompt_cache_retention", "prompt_cache_options", "reasoning_summary"})
 """What asks nothing of the answer itself: ignored where it cannot be had, and said so, but never a reason to refuse."""
+_ABOUT_TOOLS = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
 _KINDS: dict[type, tuple[PartKind, str]] = {
     TextPart: ("text", "text"),
     RefusalPart: ("refusal", "refusal"),
@@ -33,10 +36,27 @@ _KINDS: dict[type, tuple[PartKind, str]] = {
 }
 
 
-def ignored_parameters(request: Request, capabilities: Capabilities, *, dialect: str, model: str) -> tuple[str, ...]:
-    """The names of what the backend will ignore. Raises UnsupportedParameter for what it can neither honour nor ignore."""
+def translated(
+    request: Request, capabilities: Capabilities, *, dialect: str, model: str
+) -> tuple[Request, tuple[str, ...]]:
+    """What of the request the backend gets, and the names of what it will ignore or not get: keys that nothing here names, and
+    tools of a host's that are only declared. Raises UnsupportedParameter for what can neither be honoured nor ignored."""
     if capabilities.forwards_unknown == dialect:
-        return ()
+        return request, ()
+    unknown = [key for key in request.extra if key not in request.asked]
+    if request.extra:
+        request = msgspec.structs.replace(request, extra={})
+    hosted = tuple(
+        [f"tools[{position}]" for position, tool in enumerate(request.tools) if isinstance(tool, OpaqueTool)]
+    )
+    if hosted:
+        request = _without_hosted_tools(request, model=model)
+    ignored = [*_ignored_parameters(request, capabilities, model=model), *hosted, *unknown]
+    _check_parts(request, capabilities, model=model)
+    return request, tuple(ignored)
+
+
+def _ignored_parameters(request: Request, capabilities: Capabilities, *, model: str) -> list[str]:
     ignored: list[str] = []
     for parameter, wire in request.asked.items():
         if parameter in capabilities.parameters or parameter in _DONE_HERE:
@@ -44,15 +64,24 @@ def ignored_parameters(request: Request, capabilities: Capabilities, *, dialect:
         if parameter not in capabilities.hints and parameter not in _ASKS_NOTHING:
             raise UnsupportedParameter(f"model {model!r} does not support the parameter '{wire}'", param=wire)
         ignored.append(wire)
-    for position, tool in enumerate(request.tools):
-        if isinstance(tool, OpaqueTool):
-            where = f"tools[{position}].type"
+    return ignored
+
+
+def _without_hosted_tools(request: Request, *, model: str) -> Request:
+    """The request without the tools that only their host can run. Raises UnsupportedParameter where one of them is demanded."""
+    own = tuple([tool for tool in request.tools if isinstance(tool, Tool)])
+    choice = request.tool_choice
+    if choice not in (None, "auto", "none") and (choice != "required" or not own):
+        position, tool = next((n, tool) for n, tool in enumerate(request.tools) if isinstance(tool, OpaqueTool))
+        names = {one.name for one in own}
+        if getattr(choice, "name", None) not in names and not names.issuperset(getattr(choice, "names", ("",))):
             raise UnsupportedParameter(
-                f"model {model!r} cannot run tools of type '{tool.wire_type[:100]}'", param=where
+                f"model {model!r} cannot run tools of type '{tool.wire_type[:100]}'", param=f"tools[{position}].type"
             )
-    _check_parts(request, capabilities, model=model)
-    ignored.extend(key for key in request.extra if key not in request.asked)
-    return tuple(ignored)
+    if own:
+        return msgspec.structs.replace(request, tools=own)
+    asked = {key: wire for key, wire in request.asked.items() if key not in _ABOUT_TOOLS}
+    return msgspec.structs.replace(request, tools=(), tool_choice=None, parallel_tool_calls=None, asked=asked)
 
 
 def _check_parts(request: Request, capabilities: Capabilities, *, model: str) -> None:

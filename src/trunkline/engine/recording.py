@@ -3,6 +3,7 @@
 import msgspec
 
 from trunkline.engine.chaining import Chained
+from trunkline.model.request import Tool
 from trunkline.ports.stores import RunStatus, StoredItem, StoredResponse
 
 _ITEM_ID = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -18,6 +19,16 @@ class _Ended(msgspec.Struct):
     output: msgspec.Raw
 
 
+class _Call(msgspec.Struct):
+    """The members of an output item that say which call it is or answers."""
+
+    type: str
+    status: str | None = None
+    call_id: str | None = None
+    name: str | None = None
+
+
+_CALLS = msgspec.json.Decoder(list[_Call])
 _RESPONSE = msgspec.json.Decoder(_Ended)
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -29,7 +40,7 @@ def stored_response(data: bytes, chained: Chained, *, background: bool = False) 
         id=ended.id,
         object=data,
         input=b"[" + b",".join(chained.input) + b"]",
-        output=bytes(ended.output),
+        output=_to_continue(ended, chained),
         status=ended.status,
         model=ended.model,
         created_at=ended.created_at,
@@ -38,6 +49,28 @@ def stored_response(data: bytes, chained: Chained, *, background: bool = False) 
         # A name moves to a turn that can be continued, not to one that has only begun or has failed.
         name=chained.name if ended.status in ("completed", "incomplete") else None,
         background=background,
+    )
+
+
+def _to_continue(ended: _Ended, chained: Chained) -> bytes:
+    """The output as a later turn gets it: without the calls that a cut left behind and that nobody can answer.
+
+    These are calls that were not finished, and the agent's own, which are not among the client's tools. With them, no turn
+    could follow this one: every call must have its output.
+    """
+    if ended.status == "completed":
+        return bytes(ended.output)
+    items = _CALLS.decode(ended.output)
+    answered = {item.call_id for item in items if item.type.endswith("_output")}
+    tools = {tool.name for tool in chained.request.tools if isinstance(tool, Tool)}
+    return msgspec.json.encode(
+        [
+            raw
+            for raw, item in zip(_LIST.decode(ended.output), items, strict=True)
+            if item.type not in ("function_call", "custom_tool_call")
+            or item.call_id in answered
+            or (item.status != "incomplete" and item.name in tools)
+        ]
     )
 
 

@@ -23,15 +23,23 @@ from trunkline.engine.gateway import Answer, Gateway
 from trunkline.engine.recording import conversation_items, stored_response
 from trunkline.engine.run_log import RunLog
 from trunkline.model import events as ev
-from trunkline.model.errors import BackendUnavailable, ErrorInfo, InternalError, StoreError, TrunklineError
+from trunkline.model.errors import (
+    BackendUnavailable,
+    ErrorInfo,
+    InternalError,
+    RequestError,
+    StoreError,
+    TrunklineError,
+)
 from trunkline.ports.runtime import Clock
-from trunkline.ports.stores import LoggedEvent, Store, StoredRun
+from trunkline.ports.stores import LoggedEvent, Store, StoredResponse, StoredRun
 from trunkline.telemetry.outcome import Outcome
 
 MAX_AT_WORK = 64
 MAX_PENDING = 4096
 RETRY_AFTER_S = (0.1, 0.5, 2.0, 5.0, 10.0)
 PAGE = 512
+CANCEL_WAIT_S = 10.0
 WORKER_LOST = ErrorInfo(
     message="the server was stopped while it worked on this response", type="server_error", code="worker_lost"
 )
@@ -48,7 +56,13 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run:
-    """A run being worked on, or about to be."""
+    """A run being worked on, or about to be.
+
+    Attributes:
+        task: drives the run to its end; only a stopping server cancels it.
+        answering: the part of it that waits for a place and for the backend; a cancel cancels that.
+        over: set when the end is durable.
+    """
 
     def __init__(self, *, call: Call, chained: Chained, emitter: ResponseEmitter, log: RunLog) -> None:
         self.call = call
@@ -56,12 +70,21 @@ class Run:
         self.emitter = emitter
         self.log = log
         self.task: asyncio.Task[None] | None = None
+        self.answering: asyncio.Task[ev.Terminal] | None = None
         self.answer: Answer | None = None
         self.cancelled = False
+        self.over = asyncio.Event()
 
     @property
     def id(self) -> str:
         return self.call.turn_id
+
+    def cancel(self) -> None:
+        """Stops the work, once; the end that says so follows."""
+        if not self.cancelled:
+            self.cancelled = True
+            if self.answering is not None:
+                self.answering.cancel()
 
 
 class Runs:
@@ -77,7 +100,6 @@ class Runs:
         self._clock = clock
         self._alive: dict[tuple[str, str], Run] = {}
         self._places = asyncio.Semaphore(MAX_AT_WORK)
-        self._closing = False
 
     async def start(self) -> None:
         for run in await self._store.unfinished_runs():
@@ -88,7 +110,6 @@ class Runs:
 
     async def close(self) -> None:
         """Stops working. What was queued is still queued for the next start; what was in progress ends as lost then."""
-        self._closing = True
         tasks = [run.task for run in self._alive.values() if run.task is not None]
         for task in tasks:
             task.cancel()
@@ -119,13 +140,18 @@ class Runs:
         return snapshot
 
     async def cancel(self, tenant: str, run_id: str) -> bool:
-        """Ends a run as cancelled, durably, and stops its work. False if it was not alive (any more)."""
+        """Ends a run as cancelled, durably, and stops its work. False if it was not alive (any more).
+
+        Raises StoreError when the store will not take the end; the work has stopped all the same.
+        """
         run = self._alive.get((tenant, run_id))
-        if run is None or run.task is None:
+        if run is None:
             return False
-        run.cancelled = True
-        run.task.cancel()
-        await asyncio.wait({run.task})
+        run.cancel()
+        try:
+            await asyncio.wait_for(run.over.wait(), CANCEL_WAIT_S)
+        except TimeoutError:
+            raise StoreError("the work has stopped, but its end could not be stored yet") from None
         return True
 
     async def events(self, tenant: str, run_id: str, *, after: int) -> AsyncIterator[Sequence[LoggedEvent]]:
@@ -141,11 +167,17 @@ class Runs:
 
     async def _resume(self, stored: StoredRun) -> None:
         """A run that was still queued when the server stopped."""
-        self._begin(await self._again(stored))
+        try:
+            run = await self._again(stored)
+        except RequestError as error:  # what it continues has changed meanwhile: it cannot be answered any more
+            run = await self._again(stored, alone=True)
+            await self._end(run, ev.TurnFailed(error.info()), insist=False)
+        else:
+            self._begin(run)
 
     async def _lose(self, stored: StoredRun) -> None:
         """A run that was being answered when the server died: what it had said is kept, its open items are closed."""
-        run = await self._again(stored)
+        run = await self._again(stored, alone=True)
         emitter, started = run.emitter, self._started(run.call)
         decoder = ResponsesBackend().decoder(started, streamed=True)
         emitter.feed_events(started)
@@ -157,13 +189,14 @@ class Runs:
                     if not isinstance(event, ev.TurnStarted | ev.TERMINALS):
                         emitter.feed_events(event)
         emitter.sequence_number = stored.next_sequence
-        await self._end(run, ev.TurnFailed(WORKER_LOST))
+        await self._end(run, ev.TurnFailed(WORKER_LOST), insist=False)
 
-    async def _again(self, stored: StoredRun) -> Run:
-        """The run as it was before it began to be answered."""
+    async def _again(self, stored: StoredRun, *, alone: bool = False) -> Run:
+        """The run as it was before it began to be answered; `alone`: without its history, for one that has to end."""
         asked = _REQUEST.decode(stored.request)
         request = msgspec.structs.replace(self._codec.decode_request(asked.body), model=asked.model)
-        chained = await self._chaining.again(request, tenant=stored.tenant, response_id=stored.id)
+        take_up = self._chaining.alone if alone else self._chaining.again
+        chained = await take_up(request, tenant=stored.tenant, response_id=stored.id)
         call = Call(
             request=chained.request,
             body=None,
@@ -192,46 +225,45 @@ class Runs:
 
     async def _work(self, run: Run) -> None:
         """Drives a run to its end. Only a stopping server leaves one without."""
-        try:
-            async with self._places:
-                await self._answer(run)
-        except asyncio.CancelledError:
-            if not run.cancelled:
-                raise
-            await self._end(run, ev.TurnCancelled())
-        except TrunklineError as error:
-            await self._end(run, ev.TurnFailed(error.info()))
-        except Exception as error:
-            logger.error("run %s failed", run.id, exc_info=error)
-            await self._end(run, ev.TurnFailed(InternalError(request_id=run.call.request_id).info()))
-        if run.answer is not None:
-            await run.answer.aclose()
-
-    async def _answer(self, run: Run) -> None:
-        emitter, call = run.emitter, run.call
-        first = emitter.sequence_number
-        emitted = emitter.feed_events(self._started(call))
-        events = _logged(emitted, first=first)
-        snapshot = stored_response(_response_in(emitted[-1]), run.chained, background=True)
-        if not await self._store.start_run(call.tenant, run.id, response=snapshot, events=events):
-            run.log.publish((), ended=True)
-            return
-        run.log.publish(events)
         pump = _Pump(self._store, run)
         writing = asyncio.create_task(pump.write(), name=f"write {run.id}")
+        run.answering = answering = asyncio.create_task(self._answer(run, pump), name=f"answer {run.id}")
+        if run.cancelled:
+            answering.cancel()
         try:
-            run.answer = await self._gateway.answer(call)
-            terminal = await self._pump_out(run.answer, emitter, pump)
-        finally:
+            await asyncio.wait({answering, writing}, return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():  # the run is gone, or the store has refused for long
+                answering.cancel()
+            await asyncio.wait({answering})
             pump.finish()
             await writing
-        if pump.fenced:
-            run.log.publish((), ended=True)
-        else:
-            await self._end(run, terminal)
+            terminal = ev.TurnFailed(pump.failure.info()) if pump.failure else ev.TurnCancelled()
+            await self._end(run, terminal if answering.cancelled() else answering.result(), before=pump.pending)
+        finally:
+            answering.cancel()
+            writing.cancel()
+            await asyncio.gather(answering, writing, return_exceptions=True)
+            if run.answer is not None:
+                await run.answer.aclose()
+
+    async def _answer(self, run: Run, pump: "_Pump") -> ev.Terminal:
+        """Has the run answered once there is a place. Gives the terminal event, which the end's transaction writes."""
+        emitter, call = run.emitter, run.call
+        try:
+            async with self._places:
+                first = emitter.sequence_number
+                emitted = emitter.feed_events(self._started(call))
+                snapshot = stored_response(_response_in(emitted[-1]), run.chained, background=True)
+                await pump.start(snapshot, _logged(emitted, first=first))
+                run.answer = await self._gateway.answer(call)
+                return await self._pump_out(run.answer, emitter, pump)
+        except TrunklineError as error:
+            return ev.TurnFailed(error.info())
+        except Exception as error:
+            logger.error("run %s failed", run.id, exc_info=error)
+            return ev.TurnFailed(InternalError(request_id=call.request_id).info())
 
     async def _pump_out(self, answer: Answer, emitter: ResponseEmitter, pump: "_Pump") -> ev.Terminal:
-        """Puts what the answer says into the pump. Gives the terminal event, which the end's transaction writes."""
         async for batch in answer.event_batches():
             for event in batch:
                 if isinstance(event, ev.TERMINALS):
@@ -239,76 +271,98 @@ class Runs:
                 if not isinstance(event, ev.TurnStarted):
                     first = emitter.sequence_number
                     pump.put(_logged(emitter.feed_events(event), first=first))
-            if pump.full:
-                await pump.room()
-            if pump.fenced:
-                break
+            await pump.room()
         return ev.TurnFailed(BackendUnavailable("the backend ended without a last event").info())
 
-    async def _end(self, run: Run, terminal: ev.Terminal) -> None:
-        """The end in one transaction; nothing if somebody else has ended the run."""
+    async def _end(
+        self, run: Run, terminal: ev.Terminal, *, before: Sequence[LoggedEvent] = (), insist: bool = True
+    ) -> None:
+        """The end in one transaction, with the events that are not stored yet; nothing if the run is gone.
+
+        `insist`: it is tried until the store takes it, as a run without an end would say `in_progress` for ever.
+        """
         emitter, call = run.emitter, run.call
         first = emitter.sequence_number
-        events = _logged(emitter.feed_events(terminal), first=first)
+        events = [*before, *_logged(emitter.feed_events(terminal), first=first)]
         assert emitter.response is not None
         final = stored_response(emitter.response, run.chained, background=True)
         items = conversation_items(final, run.chained)
-        ended = False
-        try:
-            ended = await _patiently(
-                lambda: self._store.append_events(call.tenant, run.id, events, final=final, items=items)
-            )
-        except StoreError as error:
-            logger.error("the end of run %s could not be stored: %s", run.id, error.message)
+        ended = None
+        while ended is None:
+            try:
+                ended = await _patiently(
+                    lambda: self._store.append_events(call.tenant, run.id, events, final=final, items=items)
+                )
+            except StoreError as error:
+                if not insist:
+                    raise
+                logger.error("the end of run %s could not be stored yet: %s", run.id, error.message)
         run.log.publish(events if ended else (), ended=True)
+        run.over.set()
 
 
 class _Pump:
-    """From the emitter to the store: what has gathered while one transaction was written goes into the next."""
+    """From the emitter to the store: what has gathered while one transaction was written goes into the next.
+
+    Attributes:
+        pending: what is not stored yet, in order.
+        failure: why the store takes nothing any more.
+    """
 
     def __init__(self, store: Store, run: Run) -> None:
         self._store = store
         self._run = run
-        self._pending: list[LoggedEvent] = []
         self._wake = asyncio.Event()
-        self._room = asyncio.Event()
+        self._written = asyncio.Event()
         self._finished = False
-        self.fenced = False
+        self._snapshot: StoredResponse | None = None
+        self.pending: list[LoggedEvent] = []
+        self.failure: StoreError | None = None
 
-    @property
-    def full(self) -> bool:
-        return len(self._pending) >= MAX_PENDING
+    async def start(self, snapshot: StoredResponse, events: Sequence[LoggedEvent]) -> None:
+        """Says that the run has begun. Returns once that is stored: nothing may be asked of a backend before."""
+        self._snapshot = snapshot
+        self.put(events)
+        await self._written.wait()
 
     def put(self, events: Sequence[LoggedEvent]) -> None:
-        self._pending.extend(events)
+        self.pending.extend(events)
         self._wake.set()
 
     async def room(self) -> None:
-        """Returns once the pending events have gone to the store."""
-        self._room.clear()
-        await self._room.wait()
+        """Returns once there is room for more."""
+        while len(self.pending) >= MAX_PENDING:
+            self._written.clear()
+            await self._written.wait()
 
     def finish(self) -> None:
         self._finished = True
         self._wake.set()
 
     async def write(self) -> None:
-        """Writes until finished. Raises StoreError when the store will not take events for a long time."""
-        try:
-            while not (self._finished and not self._pending):
-                await self._wake.wait()
-                self._wake.clear()
-                events, self._pending = self._pending, []
-                self._room.set()
-                if events and not await _patiently(lambda written=events: self._append(written)):  # type: ignore[misc]
-                    self.fenced = True
+        """Writes until finished, until the run is gone or until the store has refused for long."""
+        while not (self._finished and not self.pending):
+            await self._wake.wait()
+            self._wake.clear()
+            events = self.pending[:]
+            if not events:
+                continue
+            try:
+                if not await _patiently(lambda written=events: self._write(written)):  # type: ignore[misc]
                     return
-                self._run.log.publish(events)
-        finally:
-            self._room.set()
+            except StoreError as error:
+                self.failure = error
+                return
+            self._snapshot = None
+            del self.pending[: len(events)]
+            self._run.log.publish(events)
+            self._written.set()
 
-    async def _append(self, events: Sequence[LoggedEvent]) -> bool:
-        return await self._store.append_events(self._run.call.tenant, self._run.id, events)
+    async def _write(self, events: Sequence[LoggedEvent]) -> bool:
+        tenant, run_id = self._run.call.tenant, self._run.id
+        if self._snapshot is not None:
+            return await self._store.start_run(tenant, run_id, response=self._snapshot, events=events)
+        return await self._store.append_events(tenant, run_id, events)
 
 
 async def _patiently(write: Callable[[], Awaitable[bool]]) -> bool:

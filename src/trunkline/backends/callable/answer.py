@@ -14,7 +14,7 @@ from trunkline import agent as author
 from trunkline.backends.redact import redacted
 from trunkline.model import events as ev
 from trunkline.model.errors import AgentError, AgentIncomplete
-from trunkline.model.ids import new_id
+from trunkline.model.ids import item_id, new_id
 from trunkline.model.items import FunctionCallOutput, TextPart
 from trunkline.model.turn import terminal_for
 from trunkline.ports.backend import Context
@@ -108,7 +108,7 @@ class Answer:
         if self._open != "message":
             self._new_index(events)
             self._open = "message"
-            events.append(ev.ItemStarted(index=self._index, kind="message", item_id=self._id("msg_")))
+            events.append(ev.ItemStarted(index=self._index, kind="message", item_id=self._item_id("msg_")))
         events.append(ev.TextDelta(self._index, _utf8(value)))
 
     def _reasoning(self, value: author.Reasoning, events: list[ev.Event]) -> None:
@@ -118,7 +118,7 @@ class Answer:
         if self._open != "reasoning":
             self._new_index(events)
             self._open = "reasoning"
-            events.append(ev.ItemStarted(index=self._index, kind="reasoning", item_id=self._id("rs_")))
+            events.append(ev.ItemStarted(index=self._index, kind="reasoning", item_id=self._item_id("rs_")))
         events.append(ev.ReasoningDelta(self._index, text))
 
     def _tool_started(self, value: author.ToolStarted, events: list[ev.Event]) -> None:
@@ -173,7 +173,12 @@ class Answer:
         index = self._new_index(events)
         events.append(
             ev.ItemStarted(
-                index=index, kind="function_call", item_id=self._id("fc_"), call_id=call_id, name=name, hosted=hosted
+                index=index,
+                kind="function_call",
+                item_id=self._item_id("fc_"),
+                call_id=call_id,
+                name=name,
+                hosted=hosted,
             )
         )
         if arguments:
@@ -181,7 +186,7 @@ class Answer:
         events.append(ev.ItemDone(index=index))
 
     def _output(self, events: list[ev.Event], *, call_id: str, name: str, output: str) -> None:
-        index, item_id = self._new_index(events), self._id("fco_")
+        index, item_id = self._new_index(events), self._item_id("fco_")
         events.append(
             ev.ItemStarted(
                 index=index, kind="function_call_output", item_id=item_id, call_id=call_id, name=name, hosted=True
@@ -241,6 +246,10 @@ class Answer:
                 output = _output_text(message.get("content"), call_id)
                 self._output(events, call_id=call_id, name=names.pop(call_id), output=output)
         return events
+
+    def _item_id(self, prefix: str) -> str:
+        """Of the item that was opened last."""
+        return item_id(prefix, self._context.turn_id, self._index)
 
     def _id(self, prefix: str) -> str:
         return new_id(prefix, self._context.entropy)

@@ -13,7 +13,7 @@ from typing import assert_never
 from trunkline.backends.scripted import script as sc
 from trunkline.model import events as ev
 from trunkline.model.errors import BackendRejected, TrunklineError
-from trunkline.model.ids import new_id
+from trunkline.model.ids import item_id, new_id
 from trunkline.model.items import FunctionCallOutput, OpaqueItem, TextPart
 from trunkline.model.request import Request
 from trunkline.model.tokens import TokenLogprob, TopLogprob
@@ -158,7 +158,7 @@ class Player:
             return choice.index
         index = self._opened(number)
         choice.open, choice.kind, choice.index = True, kind, index
-        self._emit(ev.ItemStarted(index=index, kind=kind, choice=number, item_id=self._id(_PREFIXES[kind])))
+        self._emit(ev.ItemStarted(index=index, kind=kind, choice=number, item_id=self._item_id(_PREFIXES[kind])))
         return index
 
     def _opened(self, number: int) -> int:
@@ -214,7 +214,7 @@ class Player:
                 index=index,
                 kind="function_call",
                 choice=number,
-                item_id=self._id("fc_"),
+                item_id=self._item_id("fc_"),
                 call_id=step.call_id or self._id("call_"),
                 name=step.call,
             )
@@ -230,7 +230,7 @@ class Player:
                 index=index,
                 kind="function_call",
                 choice=number,
-                item_id=self._id("fc_"),
+                item_id=self._item_id("fc_"),
                 call_id=call_id,
                 name=step.run,
                 hosted=True,
@@ -240,7 +240,7 @@ class Player:
         self._emit(ev.ItemDone(index=index))
         self._emit(ev.ToolProgress(call_id=call_id, name=step.run, status="running", label=step.label))
         self._emit(ev.ToolProgress(call_id=call_id, name=step.run, status="completed", failed=step.failed))
-        index, item_id = self._opened(number), self._id("fco_")
+        index, item_id = self._opened(number), self._item_id("fco_")
         item = FunctionCallOutput(
             call_id=call_id, content=(TextPart(step.output),), as_string=True, name=step.run, hosted=True, id=item_id
         )
@@ -258,7 +258,7 @@ class Player:
         self._emit(ev.ItemDone(index=index, item=item))
 
     def _opaque(self, step: sc.ItemStep, number: int) -> None:
-        index, item_id = self._opened(number), self._id("item_")
+        index, item_id = self._opened(number), self._item_id("item_")
         self._emit(
             ev.ItemStarted(index=index, kind="opaque", choice=number, item_id=item_id, name=step.item, hosted=True)
         )
@@ -329,6 +329,10 @@ class Player:
                 pass
             case never:
                 assert_never(never)
+
+    def _item_id(self, prefix: str) -> str:
+        """Of the item that was opened last."""
+        return item_id(prefix, self._context.turn_id, self._next_index - 1)
 
     def _id(self, prefix: str) -> str:
         return new_id(prefix, self._context.entropy)

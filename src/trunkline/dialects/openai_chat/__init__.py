@@ -17,8 +17,9 @@ Unknown keys of chunks, choices and messages become Extension events and are wri
 """
 
 from trunkline.dialects.openai_chat.backend import ChatBackend
+from trunkline.dialects.openai_chat.encode_request import EXPRESSIBLE
 from trunkline.dialects.openai_chat.surface import ChatSurface
 
 NAME = "openai_chat"
 
-__all__ = ["NAME", "ChatBackend", "ChatSurface"]
+__all__ = ["EXPRESSIBLE", "NAME", "ChatBackend", "ChatSurface"]

@@ -104,6 +104,17 @@ _PLAIN = (
     "service_tier",
 )
 
+EXPRESSIBLE = frozenset(_PLAIN) | {
+    "max_output_tokens",
+    "n",
+    "stop",
+    "logprobs",
+    "tools",
+    "tool_choice",
+    "response_format",
+}
+"""Parameters of a request that this dialect can say, whatever dialect the client speaks."""
+
 
 def _tool(tool: Tool | OpaqueTool) -> object:
     if isinstance(tool, OpaqueTool):
