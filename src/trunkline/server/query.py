@@ -1,5 +1,6 @@
 """Query parameters of the resources, read like a body's: typed, bounded, refused by name."""
 
+import re
 from urllib.parse import parse_qs
 
 from starlette.types import Scope
@@ -8,6 +9,7 @@ from trunkline.model.errors import InvalidParameter
 from trunkline.ports.stores import Order, Page
 
 MAX_LIMIT = 100
+_INTEGER = re.compile(r"-?[0-9]{1,18}")  # what a database can hold
 
 
 def query_of(scope: Scope) -> dict[str, str]:
@@ -19,14 +21,13 @@ def integer_of(query: dict[str, str], name: str, default: int, *, low: int, high
     text = query.get(name)
     if text is None:
         return default
-    try:
-        value = int(text)
-    except ValueError:
+    if _INTEGER.fullmatch(text) is None:
         raise InvalidParameter(
             f"Invalid type for '{name}': expected an integer, but got '{text[:100]}' instead.",
             code="invalid_type",
             param=name,
-        ) from None
+        )
+    value = int(text)
     if value < low or (high is not None and value > high):
         between = f">= {low}" if high is None else f"from {low} to {high}"
         raise InvalidParameter(f"Invalid '{name}': expected a value {between}, but got {value} instead.", param=name)

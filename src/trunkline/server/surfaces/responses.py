@@ -22,6 +22,8 @@ from trunkline.server.query import flag_of, integer_of, page_of, query_of
 from trunkline.server.runtime import Runtime
 from trunkline.server.session import session_id_of
 
+_DIGITS = 18
+"""Of a sequence number at most; a last event id that is longer is none of ours."""
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -133,7 +135,7 @@ class RetrieveResponse:
             )
         after = integer_of(query, "starting_after", -1, low=-1)
         last = header(scope, b"last-event-id")
-        if "starting_after" not in query and last is not None and last.isdigit():
+        if "starting_after" not in query and last is not None and last.isdigit() and len(last) <= _DIGITS:
             after = int(last)
         exchange = exchange_of(scope)
         log = self._state.runs.events(exchange.tenant, response.id, after=after)
