@@ -1,5 +1,6 @@
 """Chat completions that are asked to be stored: what is kept, for every way of answering, and what can be asked of it."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -275,3 +276,19 @@ async def test_what_an_upstream_adds_is_kept_too(serve: Serve, upstream: FakeUps
         assert reply.frames[-1] == "[DONE]"
         (kept,) = await listed(server)
         assert (kept["system_fingerprint"], kept["choices"][0]["finish_reason"]) == ("fp_1", "length")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_an_answer_that_may_end_without_its_client_is_kept(
+    serve: Serve, upstream: FakeUpstream, stream: bool
+) -> None:
+    go_on = asyncio.Event()
+    async with serve(http(upstream) + 'on_disconnect = "finish"\n') as server:
+        upstream.plan([go_on, *streamed(HELLO)] if stream else [go_on, json_answer(COMPLETION)])
+        async with server.connect() as wire:
+            await wire.send_chat({"model": "up-model", "messages": user("x"), "store": True, "stream": stream})
+            await eventually(lambda: len(upstream.posts) == 1)
+        go_on.set()
+        while not (kept := await listed(server)):
+            pass
+        assert kept[0]["choices"][0]["message"]["content"] == "Hello"
