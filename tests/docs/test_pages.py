@@ -13,7 +13,15 @@ PAGES = [
     "README.md",
     *(
         f"docs/{name}.md"
-        for name in ("getting-started", "model-servers", "embedded", "deploying", "chat-completions", "responses", "streaming")
+        for name in (
+            "getting-started",
+            "model-servers",
+            "embedded",
+            "deploying",
+            "chat-completions",
+            "responses",
+            "streaming",
+        )
     ),
 ]
 README_LINES = 120

@@ -3,7 +3,8 @@
 One timer per stream, re-armed only when it fires, does two things. It sends the head after a second if the backend has not
 begun by then: until then a failure can still be a status. And it sends a comment whenever nothing was written for the keepalive
 time. Writes are whole frames, so a comment never lands inside one. The same timer notices a client that has stopped reading:
-one write that has not got through for STALL_TICKS rounds of it. Such a client counts as gone, so that it cannot hold a slot for ever.
+one write that has not got through for STALL_TICKS rounds of it. Such a client counts as gone, so that it cannot hold a slot for
+ever.
 """
 
 import asyncio
