@@ -15,7 +15,8 @@ BACKLOG = 4096
 def listen(host: str, *, port: int) -> socket.socket:
     """A listening socket. Raises ConfigError where the address cannot be had."""
     family, address = _resolve(host, port=port)
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, asyncio knows TCP when it sees it and sends small answers at once (no Nagle).
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6 and host == "::":
