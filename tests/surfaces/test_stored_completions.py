@@ -8,9 +8,22 @@ from typing import Any
 import pytest
 
 from tests.conftest import Serve
-from tests.fakes.upstream import COMPLETION, DONE, HELLO, Do, FakeUpstream, json_answer, pieces, streamed, text_frame
+from tests.fakes.upstream import (
+    COMPLETION,
+    DONE,
+    END,
+    HELLO,
+    Do,
+    FakeUpstream,
+    chunk,
+    json_answer,
+    pieces,
+    streamed,
+    text_frame,
+    usage_frame,
+)
 from tests.fakes.upstream import STREAM as STREAM_HEAD
-from tests.serving import Reply, Serving, eventually, user
+from tests.serving import Reply, Serving, eventually, read_frames, user
 
 PATH = "/v1/chat/completions"
 TENANTS = """
@@ -153,6 +166,25 @@ async def test_a_store_that_fails_leaves_no_false_success(echo: Serving) -> None
     assert (await echo.chat()).status == 200
 
 
+async def test_no_finish_reason_leaves_before_the_completion_is_kept(serve: Serve, upstream: FakeUpstream) -> None:
+    """The upstream's finish reason comes long before its end; it must not pass as success when storing then fails."""
+    finished = asyncio.Event()
+    text, end = text_frame("Hello") + text_frame(finish="stop"), usage_frame() + DONE
+    async with serve(http(upstream)) as server:
+        upstream.plan([STREAM_HEAD, chunk(text), finished, chunk(end), END])
+        async with server.connect() as wire:
+            await wire.send_chat({"model": "up-model", "messages": user("x"), "store": True, "stream": True})
+            await wire.head()
+            seen = await wire.until(b"Hello")
+            await server.application._store.close()
+            finished.set()
+            while piece := await wire.chunk():
+                seen += piece
+    frames = read_frames(seen)
+    assert [frame.keys() == {"error"} for frame in frames] == [False, True]
+    assert frames[0]["choices"][0]["finish_reason"] is None
+
+
 async def test_finish_reasons_of_several_choices_come_before_the_end(echo: Serving) -> None:
     frames = (await echo.chat(store=True, stream=True, n=3, stream_options={"include_usage": True})).frames
     assert frames[-1] == "[DONE]"
@@ -225,6 +257,21 @@ async def test_metadata_is_changed_and_found_by(echo: Serving) -> None:
     assert (await described(echo, completion["id"], {})).error["code"] == "missing_required_parameter"
     assert (await described(echo, completion["id"], {"metadata": {"a": 1}})).error["param"] == "metadata.a"
     assert (await described(echo, completion["id"], {"metadata": None})).json()["metadata"] == {}
+
+
+async def test_metadata_that_cannot_be_kept_is_refused_before_anything_is_answered(echo: Serving) -> None:
+    for metadata, param in (({"a": "x" * 513}, "metadata.a"), ({str(number): "" for number in range(17)}, "metadata")):
+        for stream in (False, True):
+            reply = await echo.chat(store=True, stream=stream, metadata=metadata)
+            assert (reply.status, reply.error["param"]) == (400, param)
+    assert await listed(echo) == []
+
+
+async def test_a_filter_may_ask_for_an_empty_value(echo: Serving) -> None:
+    empty = (await stored(echo, metadata={"a": ""}))["id"]
+    await stored(echo, metadata={"a": "b"})
+    await stored(echo)
+    assert [completion["id"] for completion in await listed(echo, "metadata[a]=")] == [empty]
 
 
 async def test_a_deleted_one_is_gone(echo: Serving) -> None:

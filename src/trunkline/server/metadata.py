@@ -1,9 +1,10 @@
 """`metadata` of a stored resource, in a body and as a filter: strings by name, bounded as the API bounds them."""
 
 import re
-from collections.abc import Mapping
+from urllib.parse import parse_qs
 
 import msgspec
+from starlette.types import Scope
 
 from trunkline.dialects import reading
 from trunkline.dialects.reading import Json, Object
@@ -53,8 +54,9 @@ def required_metadata_of(source: Object) -> bytes:
     return metadata_of(source)
 
 
-def metadata_filter(query: Mapping[str, str]) -> bytes | None:
-    """The pairs that `metadata[NAME]=VALUE` ask for, as a JSON object; None where nothing does."""
-    found = ((_FILTER.fullmatch(key), value) for key, value in query.items())
+def metadata_filter(scope: Scope) -> bytes | None:
+    """The pairs that `metadata[NAME]=VALUE` ask for in the query, as a JSON object; None where nothing does."""
+    query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)  # an empty value is one, too
+    found = ((_FILTER.fullmatch(key), values[-1]) for key, values in query.items())
     pairs = {match[1]: value for match, value in found if match is not None}
     return msgspec.json.encode(pairs) if pairs else None

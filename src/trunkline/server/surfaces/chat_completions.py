@@ -18,6 +18,7 @@ from trunkline.ports.stores import Store, StoredCompletion
 from trunkline.server.answering import Answerer, Record
 from trunkline.server.body import read_body
 from trunkline.server.exchange import exchange_of
+from trunkline.server.metadata import metadata_of
 from trunkline.server.methods import resource
 from trunkline.server.runtime import Runtime
 from trunkline.server.session import session_id_of
@@ -66,7 +67,7 @@ class ChatCompletions:
         await self._answerer.respond(call, exchange, receive, send, record=record)
 
     def _recorder(self, tenant: str, request: Request, body: bytes) -> Record:
-        metadata = msgspec.json.encode(request.metadata or {})
+        metadata = metadata_of({"metadata": dict(request.metadata or {})})
 
         async def record(data: bytes) -> None:
             completion = _COMPLETION.decode(data)

@@ -36,7 +36,7 @@ class StoredCompletions:
     async def list(self, scope: Scope, receive: Receive, send: Send) -> None:
         page, query = page_of(scope, order="asc"), query_of(scope)
         completions = await self._store.list_completions(
-            exchange_of(scope).tenant, one_more(page), model=query.get("model"), metadata=metadata_filter(query)
+            exchange_of(scope).tenant, one_more(page), model=query.get("model"), metadata=metadata_filter(scope)
         )
         entries = [Entry(completion.id, completion.object) for completion in completions]
         await send_json(listing(entries, limit=page.limit), send)
