@@ -20,6 +20,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "engine/attempt.py:Attempt.relay_batches": "boundary to a backend, after the head has been sent",
         "engine/attempt.py:Attempt.event_batches": "boundary to a backend, after the head has been sent",
         "engine/attempt.py:Attempt.aclose": "shutdown of a backend's work: the slot is released whatever it raises",
+        "engine/runs.py:Runs.start": "supervisor of what is taken up: one run must not keep the server from starting",
         "engine/runs.py:Runs._answer": "task supervisor: a run must end, durably, whatever happened to it",
         "stores/sqlite/worker.py:Worker._commit": "thread supervisor: what it raises rolls back, and goes to who asked",
         "stores/sqlite/worker.py:Worker._read": "thread supervisor: whatever it raises goes to who asked",

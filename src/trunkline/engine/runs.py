@@ -105,8 +105,8 @@ class Runs:
         for run in await self._store.unfinished_runs():
             try:
                 await (self._resume(run) if run.status == "queued" else self._lose(run))
-            except TrunklineError as error:
-                logger.error("run %s could not be taken up after a restart: %s", run.id, error.message)
+            except Exception as error:
+                logger.error("run %s could not be taken up after a restart", run.id, exc_info=error)
 
     async def close(self) -> None:
         """Stops working. What was queued is still queued for the next start; what was in progress ends as lost then."""
@@ -186,7 +186,7 @@ class Runs:
             after = events[-1].sequence_number
             for logged in events:
                 for event in decoder.feed(self._codec.frame((logged.type, logged.data))):
-                    if not isinstance(event, ev.TurnStarted | ev.TERMINALS):
+                    if not isinstance(event, (ev.TurnStarted, *ev.TERMINALS)):
                         emitter.feed_events(event)
         emitter.sequence_number = stored.next_sequence
         await self._end(run, ev.TurnFailed(WORKER_LOST), insist=False)
