@@ -209,11 +209,11 @@ async def test_unknown_route_is_json(echo: Serving, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("GET", "/v1/chat/completions", "POST"),
-        ("PUT", "/v1/chat/completions", "POST"),
+        ("GET", "/v1/responses", "POST"),
+        ("PUT", "/v1/chat/completions", "GET, HEAD, POST"),
         ("DELETE", "/v1/models", "GET, HEAD"),
         ("POST", "/v1/models/scripted", "GET, HEAD"),
-        ("OPTIONS", "/v1/chat/completions", "POST"),
+        ("OPTIONS", "/v1/chat/completions", "GET, HEAD, POST"),
         ("BREW", "/health", "GET, HEAD"),
     ],
 )
