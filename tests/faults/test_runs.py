@@ -145,7 +145,8 @@ def _check(program: Program, seen: list[bytes]) -> list[str]:
     ends = []
     for one in seen:
         read = _whole_events(one)
-        assert read, "a run whose reader has seen nothing"
+        if not read:  # its first event had not come yet, so nobody knows its id
+            continue
         response_id = read[0].json["response"]["id"]
         stored = events_in(_get(program, f"/v1/responses/{response_id}?stream=true"))
         assert stored[: len(read)] == read

@@ -495,3 +495,13 @@ async def test_what_was_not_in_the_background_can_be_neither_resumed_nor_cancell
     assert (await client.get(created["id"], "?stream=true&starting_after=1")).status == 400
     assert (await client.cancel(created["id"])).status == 400
     assert (await client.cancel("resp_nobody")).status == 404
+
+
+async def test_a_failure_after_the_head_and_before_the_answer_is_whole_and_stored(serve: Serve) -> None:
+    script = '[[rules]]\nsteps = [{ pause_s = 1.2 }, { error = "unavailable", message = "too late" }]\n'
+    async with serve(TOML, scripts={"script.toml": script}) as server:  # the head leaves after a second
+        client = Asking(server)
+        events = await client.stream("x")
+        final = check_stream(events)
+        assert (final["status"], final["error"]["message"]) == ("failed", "too late")
+        assert (await client.get(final["id"])).body == final_of(events)

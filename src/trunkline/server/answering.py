@@ -116,6 +116,10 @@ class Answerer:
             on_stall=watch.give_up,
         )
         answer: Answer | None = None
+
+        async def last_frames(failed: ev.TurnFailed) -> bytes:
+            return await _failed_frames(encoder, failed, call, opened=answer is not None, record=record)
+
         try:
             answer = await self._gateway.answer(call)
             if answer.relayed:
@@ -123,7 +127,7 @@ class Answerer:
             else:
                 await self._encode_stream(answer, stream, encoder, watch, record)
         except TrunklineError as error:
-            await self._fail(error, stream, encoder, exchange, watch, send)
+            await self._fail(error, stream, last_frames, exchange, watch, send)
         except asyncio.CancelledError:
             if watch.gone:
                 if (
@@ -135,11 +139,11 @@ class Answerer:
                     await _keep_partial(encoder, record)
             elif stream.begun:  # the server is stopping: this is not the whole answer
                 leaving = BackendUnavailable("the server is shutting down", code="server_shutting_down")
-                await stream.end(encoder.feed(ev.TurnFailed(leaving.info())))
+                await stream.end(await last_frames(ev.TurnFailed(leaving.info())))
             raise
         except Exception as error:
             logger.error("answering failed, request %s", exchange.request_id, exc_info=error)
-            await self._fail(InternalError(request_id=exchange.request_id), stream, encoder, exchange, watch, send)
+            await self._fail(InternalError(request_id=exchange.request_id), stream, last_frames, exchange, watch, send)
         finally:
             stream.close()
             if answer is not None:
@@ -182,7 +186,7 @@ class Answerer:
         self,
         error: TrunklineError,
         stream: SseStream,
-        encoder: Encoder,
+        last_frames: Callable[[ev.TurnFailed], Awaitable[bytes]],
         exchange: Exchange,
         watch: DisconnectWatch,
         send: Send,
@@ -192,7 +196,7 @@ class Answerer:
         failed = ev.TurnFailed(error.info())
         exchange.outcome.note(failed)
         if stream.begun:
-            await stream.end(encoder.feed(failed))
+            await stream.end(await last_frames(failed))
         else:
             stream.close()
             await send_error(error, exchange, self._codec, send)
@@ -207,6 +211,19 @@ async def _keep_partial(encoder: KeepingEncoder, record: Record) -> None:
         return
     encoder.feed(_LEFT)
     await _record_final(encoder, record)
+
+
+async def _failed_frames(
+    encoder: Encoder, failed: ev.TurnFailed, call: Call, *, opened: bool, record: Record | None
+) -> bytes:
+    """The end of a stream that failed outside its answer, perhaps before that had begun; what they say is kept."""
+    if not isinstance(encoder, KeepingEncoder):
+        return encoder.feed(failed)
+    data = b""
+    if not opened:
+        data = encoder.feed(ev.TurnStarted(call.turn_id, call.request.model or "", call.created_at))
+    data += encoder.feed(failed)
+    return data if record is None else await _kept(data, encoder, record)
 
 
 async def _record_final(encoder: KeepingEncoder, record: Record) -> None:
