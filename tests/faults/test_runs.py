@@ -170,6 +170,9 @@ def _kill_at(folder: Path, moments: int) -> list[str]:
             seen = _read(program, numbers.randrange(2, 50))
     with Program("--config", "runs.toml", "--port", "0", cwd=folder) as program:
         ends += _check(program, seen)
+    with contextlib.closing(sqlite3.connect(folder / "runs.db")) as database:
+        states = {row[0] for row in database.execute("SELECT DISTINCT status FROM runs")}
+    assert states <= {"completed", "failed"}, states  # also those whose readers had seen nothing
     return ends
 
 
