@@ -1,6 +1,8 @@
 """What a user sees of `trunkline serve`: its first lines, its refusals, its end."""
 
 import itertools
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -190,6 +192,48 @@ def test_a_stream_left_after_the_grace_ends_with_an_error_and_no_done(tmp_path: 
         assert not any('"finish_reason":"stop"' in line for line in rest)
         assert program.process.wait() == 0
         assert "Traceback" not in program.errors()
+
+
+def test_an_agent_that_swallows_its_cancellation_cannot_keep_the_process(tmp_path: Path) -> None:
+    (tmp_path / "my_agent.py").write_text(
+        "import asyncio\n\n\nasync def agent(turn):\n    yield 'one'\n    while True:\n        try:\n"
+        "            await asyncio.sleep(3600)\n        except BaseException:\n            pass\n"
+    )
+    (tmp_path / "trunkline.toml").write_text(
+        "[server]\nport = 0\nshutdown_grace_s = 0\ndefault_model = 'my_agent'\n"
+        "[backends.a]\ntype = 'python'\ntarget = 'my_agent.py:agent'\n"
+    )
+    with Program("--config", "trunkline.toml", cwd=tmp_path) as program, program.stream("hi") as payloads:
+        next(payloads)
+        program.send(signal.SIGTERM)
+        assert json.loads(list(payloads)[-1])["error"]["code"] == "server_shutting_down"
+        assert program.process.wait() == 0
+
+
+def test_a_request_head_without_end_is_refused(tmp_path: Path) -> None:
+    with (
+        Program("scripted", "--port", "0", cwd=tmp_path) as program,
+        contextlib.closing(program.connect()) as connection,
+    ):
+        connection.connect()
+        connection.sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"a" * 70_000)
+        answer = http.client.HTTPResponse(connection.sock)
+        answer.begin()
+        assert answer.status == 431
+        assert "head is larger" in json.loads(answer.read())["error"]["message"]
+
+
+def test_what_is_not_http_is_refused_in_json(tmp_path: Path) -> None:
+    with (
+        Program("scripted", "--port", "0", cwd=tmp_path) as program,
+        contextlib.closing(program.connect()) as connection,
+    ):
+        connection.connect()
+        connection.sock.sendall(b"NOT HTTP AT ALL\r\n\r\n")
+        answer = http.client.HTTPResponse(connection.sock)
+        answer.begin()
+        assert answer.status == 400
+        assert json.loads(answer.read())["error"]["code"] == "invalid_http_request"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -156,7 +156,7 @@ async def test_a_key_that_the_upstream_repeats_stays_with_us(upstream: FakeUpstr
         ([answer(b"", status="204 No Content")], 502),
         ([json_answer({}, status="302 Found", headers={"Location": "http://example.org/v1"})], 503),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\nContent-Type: application/json\r\n\r\n{", Do.CLOSE], 503),
-        ([b"not http at all\r\n\r\n", Do.CLOSE], 503),
+        ([b"not http at all\r\n\r\n", Do.CLOSE], 502),
     ],
     ids=["html 502", "html 404", "html 200", "empty", "array", "no choices", "not utf-8", "too deep",
          "error in a 200", "no content", "redirect", "cut off", "not HTTP"],
@@ -453,3 +453,28 @@ async def test_two_hundred_mixed_answers_do_not_mix(upstream: FakeUpstream, serv
         upstream.plan(said(number))
         reply = await server.chat(model="m")
         assert reply.json()["choices"][0]["message"]["content"] == f"n{number}"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_a_key_that_the_upstream_repeats_does_not_reach_the_client(upstream: FakeUpstream, stream: bool) -> None:
+    key = "our-own-key-without-a-known-shape"
+    error = error_body(f"no such key: {key}")
+    async with serving(routed(upstream, f'api_key = "{key}"')) as server:
+        plans: list[Plan] = [
+            [json_answer(error, status="400 Bad Request")],
+            [json_answer(error)],
+            streamed(frame(error)),
+        ]
+        for plan in plans:
+            upstream.plan(plan)
+            reply = await server.chat(model="m", stream=stream)
+            assert key not in str(reply)
+            assert "[redacted]" in str(reply)
+
+
+async def test_credentials_in_an_endpoint_stay_out_of_messages() -> None:
+    toml = ROUTED.format(url="http://user:hunter2pw@127.0.0.1:9/v1", settings="")
+    async with serving(toml) as server:
+        reply = await server.chat(model="m")
+        assert reply.status == 503
+        assert "hunter2pw" not in str(reply)

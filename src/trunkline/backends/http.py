@@ -32,6 +32,7 @@ from trunkline.ports.backend import (
 _ALL_PARTS: frozenset[PartKind] = frozenset({"text", "refusal", "image", "audio", "file", "opaque"})
 _PASSED_PREFIXES = ("x-ratelimit-", "openai-")
 MAX_ERROR_BYTES = 65_536
+MAX_MESSAGE = 2000
 
 
 class HttpBackend:
@@ -40,6 +41,7 @@ class HttpBackend:
     def __init__(self, settings: HttpSettings, setup: BackendSetup) -> None:
         self._settings = settings
         self._codec = ChatBackend()
+        self._secrets = () if settings.api_key is None else (settings.api_key,)
         headers = {"Content-Type": "application/json"}
         if settings.api_key is not None:
             headers["Authorization"] = f"Bearer {settings.api_key}"
@@ -76,8 +78,8 @@ class HttpBackend:
         finally:
             answer.close()
         if answer.status != 200:
-            raise self._codec.decode_error(answer.status, body)
-        return _read_models(body, self._upstream.base_url)
+            raise self._cleaned(self._codec.decode_error(answer.status, body))
+        return _read_models(body, self._upstream.where)
 
     async def open(self, request: Request, context: Context) -> AsyncIterator[EventBatch]:
         answer = await self._send(request, context)
@@ -103,11 +105,15 @@ class HttpBackend:
             async with aclosing(answer.chunks()) as chunks:
                 async for chunk in chunks:
                     batch = tee.feed(chunk)
-                    if batch.data or batch.events:
+                    if batch.events:
+                        yield RelayBatch(batch.data, self._clean(batch.events), batch.content)
+                    elif batch.data:
                         yield batch
                     if tee.ended:
                         return
             yield tee.close()
+        except BackendError as error:
+            raise self._cleaned(error) from None
         finally:
             await _leave(answer, whole=tee.ended)
 
@@ -116,7 +122,11 @@ class HttpBackend:
             body = await answer.read()
         finally:
             answer.close()
-        yield relay_body(body, request, entropy=context.entropy)
+        try:
+            whole = relay_body(body, request, entropy=context.entropy)
+        except BackendError as error:
+            raise self._cleaned(error) from None
+        yield whole
 
     async def _decode(self, answer: Answer, context: Context) -> AsyncGenerator[EventBatch, None]:
         fallback = ev.TurnStarted(context.turn_id, context.backend_model, context.created_at)
@@ -126,10 +136,12 @@ class HttpBackend:
                 async for chunk in chunks:
                     events = decoder.feed(chunk)
                     if events:
-                        yield events
+                        yield self._clean(events)
                     if decoder.ended:
                         return
-            yield decoder.close()
+            yield self._clean(decoder.close())
+        except BackendError as error:
+            raise self._cleaned(error) from None
         finally:
             await _leave(answer, whole=decoder.ended)
 
@@ -150,15 +162,26 @@ class HttpBackend:
         body = (await answer.read())[:MAX_ERROR_BYTES]
         if 300 <= answer.status < 400:
             return BackendUnavailable(
-                f"{self._upstream.base_url} redirects to {answer.header('Location')!r}; configure that URL instead"
+                f"{self._upstream.where} redirects to {answer.header('Location')!r}; configure that URL instead"
             )
-        error = self._codec.decode_error(answer.status, body)
-        if answer.status in (401, 403):  # about our key, which some servers repeat
-            error.message = redacted(error.message)
+        error = self._cleaned(self._codec.decode_error(answer.status, body))
         retry_after = answer.header("Retry-After")
         if retry_after.isdigit():
             error.retry_after_s = float(retry_after)
         return error
+
+    def _cleaned(self, error: BackendError) -> BackendError:
+        """The error without our key, which some servers repeat."""
+        error.message = redacted(error.message, limit=MAX_MESSAGE, secrets=self._secrets)
+        return error
+
+    def _clean(self, events: EventBatch) -> EventBatch:
+        """The same for a failure within an answer."""
+        if not events or not isinstance(events[-1], ev.TurnFailed):
+            return events
+        info = events[-1].error
+        message = redacted(info.message, limit=MAX_MESSAGE, secrets=self._secrets)
+        return [*events[:-1], ev.TurnFailed(msgspec.structs.replace(info, message=message))]
 
 
 async def _leave(answer: Answer, *, whole: bool) -> None:

@@ -14,6 +14,7 @@ rules recognise a secret by its shape or by the name it is given; they prefer to
 """
 
 import re
+from collections.abc import Iterable
 
 LIMIT = 500
 HIDDEN = "[redacted]"
@@ -51,14 +52,17 @@ _RULES = (
 )
 
 
-def redacted(text: str, *, limit: int = LIMIT) -> str:
+def redacted(text: str, *, limit: int = LIMIT, secrets: Iterable[str] = ()) -> str:
     """The text without secrets, at most `limit` characters; a cut is shown by an ellipsis.
 
     Only a bounded stretch is looked at, so that a huge text costs no more than a long one. Its last word is dropped:
-    half a secret has no shape to be recognised by.
+    half a secret has no shape to be recognised by. `secrets` are known ones, taken out as they are.
     """
+    for secret in secrets:
+        text = text.replace(secret, HIDDEN)
     if len(text) > 4 * limit:
         text = text[: 4 * limit].rpartition(" ")[0] + " …"
+    text = text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be sent to anybody
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -13,6 +13,7 @@ from yarl import URL
 from trunkline.model.errors import BackendProtocolError, BackendTimeout, BackendUnavailable
 
 END_GRACE_S = 1.0
+REASON_CHARACTERS = 200
 MAX_BODY_BYTES = 256 * 1024 * 1024
 
 
@@ -20,29 +21,34 @@ class _Watch:
     """Cancels the reading task when a wait has lasted too long. One timer per answer, re-armed only when it fires.
 
     It serves the wait for the head first and every read after it. Time in which nobody reads, because the client is slow,
-    does not count.
+    does not count: a wait begins with `wait` and ends with `got`.
     """
 
-    __slots__ = ("_fired", "_handle", "_loop", "_seen", "_task", "_timeout_s", "reads", "waiting")
+    __slots__ = ("_fired", "_handle", "_loop", "_since_s", "_task", "_timeout_s", "_waiting")
 
     def __init__(self, timeout_s: float) -> None:
-        self.reads = 0
-        self.waiting = True
-        self._seen = 0
         self._timeout_s = timeout_s
         self._fired = False
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
+        self._waiting = True
+        self._since_s = self._loop.time()
         self._handle = self._loop.call_later(timeout_s, self._check)
 
+    def wait(self) -> None:
+        self._waiting = True
+        self._since_s = self._loop.time()
+
+    def got(self) -> None:
+        self._waiting = False
+
     def then(self, timeout_s: float) -> None:
-        """From now on waits may last this long. The running timer goes on: the first check may come late, never early."""
-        self.waiting = False
-        self.reads += 1
-        self._timeout_s = timeout_s
-        if timeout_s < self._handle.when() - self._loop.time():
+        """From now on waits may last this long."""
+        self._waiting = False
+        if timeout_s < self._timeout_s:  # a check that is due later would come too late
             self._handle.cancel()
             self._handle = self._loop.call_later(timeout_s, self._check)
+        self._timeout_s = timeout_s
 
     def caught(self) -> bool:
         """Whether the cancellation just caught was this watch's and nobody else's; takes it back if so."""
@@ -52,9 +58,11 @@ class _Watch:
         self._handle.cancel()
 
     def _check(self) -> None:
-        if self.reads != self._seen or not self.waiting:
-            self._seen = self.reads if self.waiting else -1  # a wait that begins now gets its whole time
-            self._handle = self._loop.call_later(self._timeout_s, self._check)
+        left_s = self._timeout_s
+        if self._waiting:
+            left_s -= self._loop.time() - self._since_s
+        if left_s > 0.001:
+            self._handle = self._loop.call_later(left_s, self._check)
         elif self._task is not None:
             self._fired = True
             self._task.cancel()
@@ -100,14 +108,12 @@ class Answer:
         content, watch, begun = self._response.content, self._watch, False
         try:
             while True:
-                watch.waiting = True
+                watch.wait()
                 chunk = await content.readany()
-                watch.waiting = False
+                watch.got()
                 if not chunk:
                     return
-                if begun:
-                    watch.reads += 1
-                else:  # some servers send the head at once and think then
+                if not begun:  # some servers send the head at once and think then
                     begun = True
                     watch.then(self._idle_timeout_s)
                 yield chunk
@@ -156,6 +162,7 @@ class Upstream:
         trust_env: bool,
     ) -> None:
         self.base_url = base_url.rstrip("/")
+        self.where = _shown(self.base_url)  # for messages that clients read
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "trunkline", **headers}
         self._urls: dict[str, URL] = {}
         self._connect_timeout_s = connect_timeout_s
@@ -205,21 +212,24 @@ class Upstream:
             if not watch.caught():
                 raise
             raise BackendTimeout(
-                f"{self.base_url} did not begin to answer within {self._first_byte_timeout_s:g} s"
+                f"{self.where} did not begin to answer within {self._first_byte_timeout_s:g} s"
             ) from None
         except aiohttp.ConnectionTimeoutError:
             watch.close()
             raise BackendUnavailable(
-                f"{self.base_url} did not accept a connection within {self._connect_timeout_s:g} s"
+                f"{self.where} did not accept a connection within {self._connect_timeout_s:g} s"
             ) from None
+        except aiohttp.ClientResponseError:
+            watch.close()
+            raise BackendProtocolError(f"{self.where} answered with what is not HTTP") from None
         except (aiohttp.ClientError, ConnectionError) as error:
             watch.close()
-            raise BackendUnavailable(f"cannot reach {self.base_url}: {_reason(error)}") from None
+            raise BackendUnavailable(f"cannot reach {self.where}: {_reason(error)}") from None
         watch.then(self._first_byte_timeout_s)
         return Answer(
             response,
             watch,
-            where=self.base_url,
+            where=self.where,
             first_byte_timeout_s=self._first_byte_timeout_s,
             idle_timeout_s=self._idle_timeout_s,
         )
@@ -228,11 +238,18 @@ class Upstream:
         self, method: str, url: URL, body: bytes | None, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         if self._session is None:
-            raise BackendUnavailable(f"the connection pool of {self.base_url} is closed")
+            raise BackendUnavailable(f"the connection pool of {self.where} is closed")
         return await self._session.request(method, url, data=body, headers=headers, allow_redirects=False)
+
+
+def _shown(url: str) -> str:
+    """A URL as others may see it: without the user, the password and the query."""
+    return str(URL(url).with_user(None).with_query(None))
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or str(error.os_error) or "connection failed"
-    return str(error) or type(error).__name__
+        reason = error.os_error.strerror or str(error.os_error) or "connection failed"
+    else:
+        reason = str(error) or type(error).__name__
+    return reason[:REASON_CHARACTERS]

@@ -13,7 +13,6 @@ over the application ends each answer left with an error; what has not ended CAN
 
 import asyncio
 import contextlib
-import importlib.util
 import logging
 import os
 import signal
@@ -25,10 +24,11 @@ from typing import Any, Protocol
 
 import uvicorn
 
+from trunkline.cli.http_protocol import BoundedHttp
 from trunkline.cli.lifespan import Lifespan, Message
 from trunkline.cli.listen import BACKLOG
 
-CANCEL_S = 2.0
+CANCEL_S = 6.0
 CLOSE_S = 15.0
 KEEP_ALIVE_S = 75
 POLL_S = 0.02
@@ -146,7 +146,7 @@ def _uvicorn_config(application: Application) -> uvicorn.Config:
     app: Any = application  # uvicorn's own ASGI types are narrower than ASGI
     return uvicorn.Config(
         app,
-        http="httptools" if importlib.util.find_spec("httptools") else "h11",
+        http=BoundedHttp,
         ws="none",
         lifespan="off",  # driven by Lifespan
         interface="asgi3",

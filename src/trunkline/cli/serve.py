@@ -9,6 +9,7 @@ import contextlib
 import gc
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from trunkline.model.errors import BackendError, ConfigError
 
 MODELS_WITHIN_S = 5.0
 PARENT_FD = 0
+LEFT_S = 1.0
 
 
 class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +82,25 @@ def serve(options: ServeOptions, *, config: Config, base_dir: Path, output: Outp
             config = with_default_model(config)
         application = assemble(config, base_dir=base_dir)
         runner.run(_serve(application, listener, options=options, config=config, output=output))
+        if runner.run(_left_behind()):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)  # closing the loop would wait for them for ever
+
+
+async def _left_behind() -> bool:
+    """Whether some task does not end when it is cancelled, as an agent's may that swallows its cancellation.
+
+    By now everything that had to be written and closed has been, so it is not worth a service that will not stop.
+    """
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    left = (await asyncio.wait(tasks, timeout=LEFT_S))[1] if tasks else set()
+    if left:
+        names = ", ".join(sorted(task.get_name() for task in left))
+        log.error("%d tasks did not end when they were cancelled: %s", len(left), names)
+    return bool(left)
 
 
 async def _serve(

@@ -52,8 +52,11 @@ class Router:
         if asked is not None:
             return asked
         if self._default_model is None:
+            listed = ", ".join(repr(name) for name in self.known()[:LISTED_IN_ERRORS])
             raise InvalidParameter(
-                "Missing required parameter: 'model'.", code="missing_required_parameter", param="model"
+                f"Missing required parameter: 'model'.{f' Configured: {listed}.' if listed else ''}",
+                code="missing_required_parameter",
+                param="model",
             )
         return self._default_model
 
@@ -88,7 +91,7 @@ class Router:
 
     async def failures(self) -> dict[str, BackendError]:
         """Backends that cannot say what they offer, by name: they are unlikely to answer anything else."""
-        listings = await self._catalog.listings()
+        listings = await self._catalog.listings(fresh=True)
         return {name: listing.error for name, listing in listings.items() if listing.error is not None}
 
     async def _configured_route(self, name: str, model: str | None) -> Route:

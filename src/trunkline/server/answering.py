@@ -14,7 +14,7 @@ from trunkline.dialects.codec import Encoder, KeepingEncoder, SurfaceCodec
 from trunkline.engine.call import Call
 from trunkline.engine.gateway import Answer, Gateway
 from trunkline.model import events as ev
-from trunkline.model.errors import BackendUnavailable, InternalError, TrunklineError, TurnFailure
+from trunkline.model.errors import BackendError, BackendUnavailable, InternalError, TrunklineError, TurnFailure
 from trunkline.model.turn import Fold
 from trunkline.server.disconnect import DisconnectWatch
 from trunkline.server.errors import send_error
@@ -24,6 +24,9 @@ from trunkline.server.sse import SseStream
 
 logger = logging.getLogger("trunkline.server")
 
+
+MAX_ANSWER_CHARACTERS = 64 * 1024 * 1024
+"""A whole answer is held in memory; an agent that never ends must not fill it. A stream has no such bound."""
 
 Record = Callable[[bytes], Awaitable[None]]
 """Keeps the final object of a response. Raises StoreError; then the client must not be told that all is well."""
@@ -84,11 +87,16 @@ class Answerer:
         return b"".join(pieces)
 
     async def _fold(self, answer: Answer, call: Call, watch: DisconnectWatch, record: Record | None) -> bytes:
-        folding = Fold()
+        folding, size = Fold(), 0
         try:
             async for batch in answer.event_batches():
                 for event in batch:
                     folding.feed(event)
+                    size += len(event.text) if isinstance(event, ev.Delta) else 0
+                if size > MAX_ANSWER_CHARACTERS:
+                    raise BackendError(
+                        f"the answer is longer than {MAX_ANSWER_CHARACTERS} characters; ask for a stream"
+                    )
         except asyncio.CancelledError:
             if watch.gone and record is not None and self._keeps_partial:
                 folding.feed(_LEFT)

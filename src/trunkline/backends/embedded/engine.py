@@ -210,7 +210,7 @@ class Engine:
         """Reads the model into memory. Raises ConfigError when the engine cannot."""
         started_s = time.monotonic()
         template = await self._keep(self._load)
-        _log.info(
+        _log.debug(
             "loaded %s in %.2f s: %d slots of %d tokens",
             self._options.model,
             time.monotonic() - started_s,
