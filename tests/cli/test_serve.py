@@ -1,8 +1,8 @@
 """What a user sees of `trunkline serve`: its first lines, its refusals, its end."""
 
-import itertools
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import re

@@ -111,6 +111,10 @@ def _backends(config: Config) -> Iterator[Problem]:
         match settings:
             case HttpSettings():
                 yield from _endpoints(settings, path=f"{path}.endpoints")
+                if settings.api_key is not None and not settings.api_key.isprintable():
+                    yield Problem(
+                        f"{path}.api_key", "contains line ends or control characters, which no header can carry"
+                    )
             case PythonSettings():
                 if not _TARGET.fullmatch(settings.target):
                     yield Problem(

@@ -89,6 +89,8 @@ def _parse(path: Path, *, file: str) -> Document:
         raise ConfigError(f"not valid TOML: {error}", file=file) from None
     except RecursionError:
         raise ConfigError("not valid TOML: nested too deep", file=file) from None
+    except ValueError as error:  # Python's own bound on the digits of an integer
+        raise ConfigError(f"not valid TOML: {error}", file=file) from None
 
 
 def _overlaid(

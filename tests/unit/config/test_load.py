@@ -387,3 +387,19 @@ def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
 
 def test_nesting_without_end_is_an_error_of_the_file(tmp_path: Path) -> None:
     assert "nested too deep" in refusal(tmp_path, "a = " + "[" * 100_000)
+
+
+def test_a_key_for_an_upstream_that_no_header_can_carry_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "trunkline.toml"
+    file.write_text(
+        '[backends.a]\ntype = "http"\nendpoints = ["http://127.0.0.1:9/v1"]\napi_key = "sk-1\\n"\n', encoding="utf-8"
+    )
+    with pytest.raises(ConfigError, match=r"backends\.a\.api_key: contains line ends"):
+        load_config(file, environ={})
+
+
+def test_an_integer_with_thousands_of_digits_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "trunkline.toml"
+    file.write_text("[server]\nport = " + "9" * 5000 + "\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_config(file, environ={})
