@@ -19,6 +19,7 @@ from trunkline.model.errors import (
 )
 from trunkline.model.events import Extension
 from trunkline.model.tokens import TokenLogprob, TopLogprob
+from trunkline.model.usage import Usage
 
 _STREAMED_TEXT = frozenset({"arguments", "data", "summary", "text", "transcript"})
 
@@ -151,3 +152,31 @@ def decode_error(status: int, body: bytes) -> BackendError:
     if isinstance(source, dict) and source.get("error") is not None:
         source = source["error"]
     return read_error(status, source)
+
+
+def read_usage(source: Object, *, input_name: str, output_name: str) -> Usage:
+    """Usage under an API's own names for its two counts. Counts that are absent or null stay unknown."""
+    details: dict[str, int] = {}
+    known: dict[str, int] = {}
+    for prefix, key in (("input", f"{input_name}_details"), ("output", f"{output_name}_details")):
+        counts = source.get(key)
+        if isinstance(counts, dict):
+            for name, count in counts.items():
+                if type(count) is int:
+                    if name in ("cached_tokens", "cache_write_tokens", "reasoning_tokens"):
+                        known[name] = count
+                    else:
+                        details[f"{prefix}.{name}"] = count
+    return Usage(
+        input_tokens=_count(source, input_name),
+        output_tokens=_count(source, output_name),
+        cached_tokens=known.get("cached_tokens"),
+        cache_write_tokens=known.get("cache_write_tokens"),
+        reasoning_tokens=known.get("reasoning_tokens"),
+        details=details,
+    )
+
+
+def _count(source: Object, key: str) -> int:
+    value = source.get(key)
+    return value if type(value) is int else 0

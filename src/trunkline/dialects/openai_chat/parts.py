@@ -1,5 +1,6 @@
 """Pieces of chat answers that both directions share: usage, log probabilities, finish reasons, error objects."""
 
+from trunkline.dialects import openai_wire
 from trunkline.dialects.openai_wire import (
     decode_error,
     join_extensions,
@@ -39,30 +40,7 @@ FINISH_REASONS: dict[str, FinishReason] = {
 
 def read_usage(source: Object) -> Usage:
     """Usage of a chunk or completion. Counts that are absent or null stay unknown."""
-    details: dict[str, int] = {}
-    known: dict[str, int] = {}
-    for prefix, key in (("input", "prompt_tokens_details"), ("output", "completion_tokens_details")):
-        counts = source.get(key)
-        if isinstance(counts, dict):
-            for name, count in counts.items():
-                if type(count) is int:
-                    if name in ("cached_tokens", "cache_write_tokens", "reasoning_tokens"):
-                        known[name] = count
-                    else:
-                        details[f"{prefix}.{name}"] = count
-    return Usage(
-        input_tokens=_count(source, "prompt_tokens"),
-        output_tokens=_count(source, "completion_tokens"),
-        cached_tokens=known.get("cached_tokens"),
-        cache_write_tokens=known.get("cache_write_tokens"),
-        reasoning_tokens=known.get("reasoning_tokens"),
-        details=details,
-    )
-
-
-def _count(source: Object, key: str) -> int:
-    value = source.get(key)
-    return value if type(value) is int else 0
+    return openai_wire.read_usage(source, input_name="prompt_tokens", output_name="completion_tokens")
 
 
 def write_usage(usage: Usage) -> dict[str, object]:

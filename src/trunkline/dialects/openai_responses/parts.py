@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from trunkline.dialects import openai_wire
 from trunkline.dialects.reading import Json, Object
 from trunkline.model.errors import BackendError, BackendRateLimited, BackendRejected, ErrorInfo
 from trunkline.model.tokens import TokenLogprob, TopLogprob
@@ -40,30 +41,7 @@ ERROR_CODES = frozenset(
 
 def read_usage(source: Object) -> Usage:
     """Usage of a response. Counts that are absent or null stay unknown."""
-    details: dict[str, int] = {}
-    known: dict[str, int] = {}
-    for prefix, key in (("input", "input_tokens_details"), ("output", "output_tokens_details")):
-        counts = source.get(key)
-        if isinstance(counts, dict):
-            for name, count in counts.items():
-                if type(count) is int:
-                    if name in ("cached_tokens", "cache_write_tokens", "reasoning_tokens"):
-                        known[name] = count
-                    else:
-                        details[f"{prefix}.{name}"] = count
-    return Usage(
-        input_tokens=_count(source, "input_tokens"),
-        output_tokens=_count(source, "output_tokens"),
-        cached_tokens=known.get("cached_tokens"),
-        cache_write_tokens=known.get("cache_write_tokens"),
-        reasoning_tokens=known.get("reasoning_tokens"),
-        details=details,
-    )
-
-
-def _count(source: Object, key: str) -> int:
-    value = source.get(key)
-    return value if type(value) is int else 0
+    return openai_wire.read_usage(source, input_name="input_tokens", output_name="output_tokens")
 
 
 def write_usage(usage: Usage, *, always_details: bool) -> dict[str, object]:

@@ -11,12 +11,12 @@ from trunkline.engine.recording import conversation_items, stored_response
 from trunkline.engine.runs import Runs
 from trunkline.model.errors import InvalidParameter, ModelNotFound, NotFound, RequestError
 from trunkline.model.ids import new_id
-from trunkline.ports.stores import Page, Store, StoredResponse
+from trunkline.ports.stores import Store, StoredResponse
 from trunkline.server.answering import Answerer, Record
 from trunkline.server.body import read_body
 from trunkline.server.exchange import exchange_of, header
 from trunkline.server.json_response import send_json
-from trunkline.server.listing import Entry, listing
+from trunkline.server.listing import Entry, listing, paged
 from trunkline.server.log_stream import stream_log
 from trunkline.server.query import flag_of, integer_of, page_of, query_of
 from trunkline.server.runtime import Runtime
@@ -172,18 +172,7 @@ class ListInputItems:
         response = await load(self._state.store, exchange_of(scope).tenant, scope["path_params"]["id"])
         page = page_of(scope)
         entries = [Entry(_ITEM_ID.decode(item).id, bytes(item)) for item in _ITEMS.decode(response.input)]
-        await send_json(listing(_paged(entries, page), limit=page.limit), send)
-
-
-def _paged(entries: list[Entry], page: Page) -> list[Entry]:
-    if page.order == "desc":
-        entries = entries[::-1]
-    if page.after is None:
-        return entries[: page.limit + 1]
-    for position, entry in enumerate(entries):
-        if entry.id == page.after:
-            return entries[position + 1 : position + 2 + page.limit]
-    raise InvalidParameter(f"Item with id '{page.after[:200]}' not found.", param="after")
+        await send_json(listing(paged(entries, page), limit=page.limit), send)
 
 
 async def load(store: Store, tenant: str, response_id: str) -> StoredResponse:
