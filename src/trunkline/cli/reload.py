@@ -57,8 +57,11 @@ class Reloader:
     async def _one_version(self, stopping: asyncio.Task[None]) -> None:
         """Serves the files as they are now, until they change or `stopping` is done."""
         child: asyncio.subprocess.Process | None = None
+        paths = self._paths
+        before = snapshot(paths)  # before anything reads the files: a change meanwhile is seen
         listener = self._prepared()
-        before = snapshot(self._paths)  # before the child reads the files: a change meanwhile is seen
+        if self._paths != paths:
+            before = {path: before.get(path, state) for path, state in snapshot(self._paths).items()}
         if listener is not None:
             child = await self._start(listener)
         differing = await self._until_changed(before, child, stopping)
