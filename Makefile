@@ -5,14 +5,16 @@ set_up := @sh scripts/python.sh -m scripts.set_up
 run := @exec .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow bench lint format lock clean
+.PHONY: help install serve test test-slow test-clients bench bench-peers lint format lock clean
 
 help:
 	@echo 'make serve       set up what is missing and start the server   ARGS="my_agent.py:agent --port 0"'
 	@echo 'make install     set up alone; the program is .venv/bin/trunkline'
 	@echo 'make test        every test                                    ARGS="-k stream"'
 	@echo 'make test-slow   the long suites'
+	@echo 'make test-clients  agent frameworks and command lines, installed for it (500 MB)'
 	@echo 'make bench       CPU cost per request and per streamed event'
+	@echo 'make bench-peers  other gateways to compare with, installed for it (1.5 GB)'
 	@echo 'make lint        formatting, lint, types, layers'
 	@echo 'make format      format the code and fix what can be fixed'
 	@echo 'make lock        write requirements/ anew from pyproject.toml   ARGS="--upgrade"'
@@ -33,9 +35,18 @@ test-slow:
 	$(set_up) test
 	$(run)/python -m pytest -m slow $(ARGS)
 
+test-clients:
+	$(set_up) test
+	$(run)/python -m tests.clients.install
+	$(run)/python -m pytest -m clients $(ARGS) tests/clients
+
 bench:
 	$(set_up) bench
 	$(run)/python -m bench $(ARGS)
+
+bench-peers:
+	$(set_up) bench
+	$(run)/python -m bench.peers $(ARGS)
 
 lint:
 	$(set_up) lint
@@ -54,5 +65,5 @@ lock:
 	$(run)/python -m scripts.lock $(ARGS)
 
 clean:
-	@rm -rf .venv tests/sdk/node/node_modules .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-clients tests/sdk/node/node_modules tests/clients/*/node_modules .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

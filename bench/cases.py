@@ -8,16 +8,21 @@ from typing import Literal
 
 import msgspec
 
-Target = Literal["direct", "nginx", "bare", "trunkline"]
-Kind = Literal["cpu", "memory", "latency", "start", "translate", "store"]
+Target = Literal["direct", "nginx", "vllm-router", "smg", "litellm", "bare", "trunkline"]
+Kind = Literal["cpu", "memory", "latency", "start", "translate", "store", "background", "readers"]
 
 TARGETS: dict[Target, str] = {
     "direct": "the mock itself",
     "nginx": "nginx `proxy_pass`",
+    "vllm-router": "vllm-router",
+    "smg": "smg",
+    "litellm": "litellm",
     "bare": "bare uvicorn + Starlette + aiohttp",
     "trunkline": "trunkline",
 }
-RELAYS: tuple[Target, ...] = ("direct", "nginx", "bare", "trunkline")
+ROUTERS: tuple[Target, ...] = ("nginx", "vllm-router", "smg", "bare", "trunkline")
+RELAYS: tuple[Target, ...] = ("direct", *ROUTERS)
+SLOW_RELAYS: tuple[Target, ...] = (*RELAYS, "litellm")  # where the load leaves room for what takes 20 times as long
 ANSWERERS: tuple[Target, ...] = ("bare", "trunkline")
 
 
@@ -43,12 +48,13 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         targets: the servers that it is asked of.
         kind: which figure: CPU time per unit, memory per connection, latency of the first event, time to start, or CPU
             time of translation alone.
-        body: bench/bodies/<body>.json.
+        body: bench/bodies/<body>.json; the name says the path that it goes to and whether it asks for a stream.
         connections: how many work at once.
         pacing: of the mock upstream; None: there is none.
         ramp_s: over how long they are opened, evenly; streams of equal length then keep apart.
         window_s: how long is measured, after `warm_s`; None: as long as the mock streams.
         quick: whether a quick run measures it.
+        against: the case that relays the same stream; a row of its own says how many times that this costs, per repeat.
     """
 
     title: str
@@ -63,10 +69,15 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     warm_s: float = 1.0
     window_s: float | None = None
     quick: bool = False
+    against: str | None = None
 
     @property
     def streamed(self) -> bool:
         return self.body.endswith("stream")
+
+    @property
+    def path(self) -> str:
+        return "/v1/responses" if self.body.startswith("responses") else "/v1/chat/completions"
 
     @property
     def measured_s(self) -> float:
@@ -77,6 +88,7 @@ CASES: dict[str, Case] = {
     "request": Case(
         title="relayed request, 16 connections",
         unit="request",
+        targets=SLOW_RELAYS,
         body="request",
         connections=16,
         pacing=Pacing(events=0, interval_ms=0),
@@ -88,13 +100,43 @@ CASES: dict[str, Case] = {
         pacing=Pacing(events=200, interval_ms=20),
         quick=True,
     ),
+    "stream2000": Case(
+        title="relayed event, 2,000 streams × 10/s",
+        connections=2000,
+        ramp_s=3.0,
+        pacing=Pacing(events=60, interval_ms=100),
+    ),
     "burst": Case(
         title="relayed event, 100 streams × 400/s, 8 per upstream write",
         connections=100,
         pacing=Pacing(events=1600, interval_ms=20, per_write=8),
     ),
+    "responses": Case(
+        title="translated event, chat → Responses, 200 streams × 50/s",
+        targets=("trunkline",),
+        body="responses_stream",
+        pacing=Pacing(events=200, interval_ms=20),
+        quick=True,
+        against="stream",
+    ),
+    "responses-stored": Case(
+        title="translated and kept in the store, 200 streams × 50/s",
+        targets=("trunkline",),
+        body="responses_stored_stream",
+        pacing=Pacing(events=200, interval_ms=20),
+        against="stream",
+    ),
+    "responses-burst": Case(
+        title="translated event, 100 streams × 400/s, 8 per upstream write",
+        targets=("trunkline",),
+        body="responses_stream",
+        connections=100,
+        pacing=Pacing(events=1600, interval_ms=20, per_write=8),
+        against="burst",
+    ),
     "stream20": Case(
         title="relayed event, 20 streams × 50/s",
+        targets=SLOW_RELAYS,
         connections=20,
         pacing=Pacing(events=200, interval_ms=20),
     ),
@@ -110,7 +152,7 @@ CASES: dict[str, Case] = {
         title="open stream, 500 idle",
         unit="stream",
         kind="memory",
-        targets=("nginx", "bare", "trunkline"),
+        targets=ROUTERS,
         connections=500,
         ramp_s=0.5,
         pacing=Pacing(events=1000, interval_ms=3000),
@@ -121,7 +163,7 @@ CASES: dict[str, Case] = {
         title="open stream, 2,000 idle",
         unit="stream",
         kind="memory",
-        targets=("nginx", "bare", "trunkline"),
+        targets=ROUTERS,
         connections=2000,
         ramp_s=2.0,
         pacing=Pacing(events=1000, interval_ms=3000),
@@ -140,6 +182,20 @@ CASES: dict[str, Case] = {
         targets=("trunkline",),
         kind="store",
         window_s=4.0,
+    ),
+    "background": Case(
+        title="event of 50 background responses, 5,000/s",
+        config="background",
+        targets=("trunkline",),
+        kind="background",
+        window_s=6.0,
+    ),
+    "readers": Case(
+        title="one of 1,000 readers of an ended response",
+        unit="answer",
+        config="background",
+        targets=("trunkline",),
+        kind="readers",
     ),
     "scripted": Case(
         title="scripted request, 16 connections",

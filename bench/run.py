@@ -23,9 +23,11 @@ from pathlib import Path
 
 import msgspec
 
-from bench import processes
+from bench import peers, processes
+from bench.background import BackgroundFigures
 from bench.cases import CASES, TARGETS, Case, Kind, Pacing, Target
 from bench.native_tools import BenchError, build_tools
+from bench.readers import ReaderFigures
 from bench.servers import (
     API_KEY,
     BENCH,
@@ -35,6 +37,7 @@ from bench.servers import (
     body_of,
     default_launcher,
     find_nginx,
+    missing,
     running,
     running_mock,
 )
@@ -49,6 +52,8 @@ UNITS: dict[Kind, str] = {
     "start": "s",
     "translate": "µs CPU",
     "store": "µs CPU",
+    "background": "µs CPU",
+    "readers": "µs CPU",
 }
 
 
@@ -104,6 +109,7 @@ def drive(setting: Setting, server: Server, *, case: Case) -> Window:
     expected = case.pacing.events if case.pacing and case.kind != "memory" else 0
     options = {
         "-u": server.port,
+        "-P": case.path,
         "-B": body_of(case),
         "-m": "stream" if case.streamed else "request",
         "-k": API_KEY,
@@ -196,6 +202,31 @@ def measure_store(target: Target, *, case: Case, run: int) -> Iterator[Figure]:
                 yield Figure(measure=name, unit=unit, target=target, run=run, value=value)
 
 
+def _printed(program: str, *options: str) -> bytes:
+    """The JSON that a program of the bench prints."""
+    measured = subprocess.run([sys.executable, "-m", program, *options], cwd=ROOT, capture_output=True, check=False)
+    if measured.returncode != 0:
+        raise BenchError(f"python -m {program} failed; it said {measured.stderr[-500:]!r}")
+    return measured.stdout
+
+
+def measure_background(target: Target, *, case: Case, run: int) -> Iterator[Figure]:
+    """From an agent to a reader by way of the disk. Server and readers share the cores, as its threads do."""
+    found = msgspec.json.decode(_printed("bench.background", "--seconds", str(case.measured_s)), type=BackgroundFigures)
+    yield Figure(measure=case.title, unit=UNITS[case.kind], target=target, run=run, value=found.cpu_us_per_event)
+    for name, value_ms in (("p50", found.p50_ms), ("p99", found.p99_ms)):
+        measure = f"{case.title}, agent to reader, {name}"
+        yield Figure(measure=measure, unit="ms", target=target, run=run, value=value_ms)
+
+
+def measure_readers(target: Target, *, case: Case, run: int) -> Iterator[Figure]:
+    """CPU time for each reader, and memory while all of them read."""
+    for found in msgspec.json.decode(_printed("bench.readers"), type=list[ReaderFigures]):
+        measure = f"{case.title}, {found.what}"
+        yield Figure(measure=measure, unit=UNITS[case.kind], target=target, run=run, value=found.cpu_us_per_reader)
+        yield Figure(measure=measure, unit="KB", target=target, run=run, value=found.grown_kb_per_reader)
+
+
 def added_latency(figures: Sequence[Figure]) -> list[Figure]:
     """What each server adds to the mock's own first-event latency, per repeat, from the median of the mock's."""
     added = []
@@ -205,6 +236,21 @@ def added_latency(figures: Sequence[Figure]) -> list[Figure]:
             value = figure.value - statistics.median(direct)
             added.append(msgspec.structs.replace(figure, measure=f"added to the {figure.measure}", value=value))
     return added
+
+
+def compared(figures: Sequence[Figure]) -> list[Figure]:
+    """How many times the other case's figure each case's is that is compared with one, in the same repeat."""
+    values = {(figure.measure, figure.target, figure.run): figure.value for figure in figures}
+    ratios = []
+    for case in CASES.values():
+        for figure in figures:
+            if case.against is None or figure.measure != case.title:
+                continue
+            other = CASES[case.against].title
+            below = values.get((other, figure.target, figure.run))
+            if below:
+                ratios.append(msgspec.structs.replace(figure, unit="× relayed", value=figure.value / below))
+    return ratios
 
 
 class Run:
@@ -232,6 +278,12 @@ class Run:
                 return
             if case.kind == "store":
                 self.figures += measure_store(target, case=case, run=run)
+                return
+            if case.kind == "background":
+                self.figures += measure_background(target, case=case, run=run)
+                return
+            if case.kind == "readers":
+                self.figures += measure_readers(target, case=case, run=run)
                 return
             if case.kind == "translate":
                 self.figures.append(measure_translation(self._setting, target, case=case, run=run))
@@ -278,6 +330,7 @@ def describe_machine(setting: Setting) -> dict[str, str]:
         "load": " ".join(f"{value:.2f}" for value in os.getloadavg()),
         "launcher": shlex.join(setting.launcher),
         **{name: importlib.metadata.version(name) for name in packages},
+        **{name: peer.requirement for name, peer in peers.PEERS.items() if peers.is_installed(name)},
     }
 
 
@@ -321,8 +374,9 @@ def main(words: Sequence[str] | None = None) -> int:
         launcher = shlex.split(arguments.launcher or "") or default_launcher()
         nginx = arguments.nginx or find_nginx()
         setting = Setting(tools, processes.choose_cores(), Path(folder), tuple(launcher), nginx)
-        if nginx is None:
-            print("bench: no nginx here, so no floor to compare with; apt install nginx-light", file=sys.stderr)
+        lacks = {target: what for target in TARGETS if (what := missing(target, nginx=nginx))}
+        for target, what in lacks.items():
+            print(f"bench: no {target} here, so nothing to compare with it; {what}", file=sys.stderr)
         run = Run(setting, open_files=processes.raise_open_files())
         machine = describe_machine(setting)
         todo = [
@@ -330,13 +384,13 @@ def main(words: Sequence[str] | None = None) -> int:
             for repeat in range(repeats)
             for name in names
             for target in CASES[name].targets
-            if (not arguments.targets or target in arguments.targets) and (target != "nginx" or nginx)
+            if (not arguments.targets or target in arguments.targets) and target not in lacks
         ]
         for number, (repeat, name, target) in enumerate(todo, 1):
             print(f"bench: {number}/{len(todo)} {name}, {target}", file=sys.stderr, flush=True)
             case = quick(CASES[name]) if arguments.quick else CASES[name]
             run.measure(name, case, target=target, run=repeat)
-    figures = [*run.figures, *added_latency(run.figures)]
+    figures = [*run.figures, *added_latency(run.figures), *compared(run.figures)]
     print(render(figures))
     print(f"\n{steadiness(run.probes_ms)}")
     for problem in run.problems:

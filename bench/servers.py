@@ -1,12 +1,13 @@
 """Starts what is measured, as its users start it, and waits until it has answered once.
 
 Every server listens on a port that the kernel chose. trunkline and the bare stack print theirs; the mock says "port N";
-nginx can do neither, so it is given one that was free a moment ago. What a server prints goes to files, as under a
+nginx and the peers can do neither, so each is given one that was free a moment ago. What a server prints goes to files, as under a
 service manager: an access log that nobody reads would stop it once the pipe is full.
 """
 
 import contextlib
 import http.client
+import os
 import re
 import shutil
 import socket
@@ -17,16 +18,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import processes
+from bench import peers, processes
 from bench.cases import Case, Pacing, Target
 from bench.native_tools import BenchError, Tools
 
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
 API_KEY = "sk-test"
-PATH = "/v1/chat/completions"
-START_S = 30.0
+START_S = 120.0
+NOT_YET = (404, 503)
 LOOK_S = 0.002
+PRINTERS = ("bare", "trunkline")  # they take a port that is free and say which
 PRINTED_PORT = re.compile(r"(?:serving on http://[^:/]+:|^port )(\d+)\s")
 
 Process = subprocess.Popen[str]
@@ -57,6 +59,15 @@ def default_launcher() -> tuple[str, ...]:
     return (str(script),) if script.exists() else (sys.executable, "-m", "trunkline")
 
 
+def missing(target: Target, *, nginx: str | None) -> str | None:
+    """What to do before this server can be measured, where it cannot be yet."""
+    if target == "nginx" and nginx is None:
+        return "apt install nginx-light"
+    if target in peers.PEERS and not peers.is_installed(target):
+        return "make bench-peers"
+    return None
+
+
 def find_nginx() -> str | None:
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
@@ -78,13 +89,13 @@ def running(setting: Setting, target: Target, *, case: Case, upstream: Server | 
             raise BenchError(f"{case.title}: nothing to measure directly, the case has no mock upstream")
         yield upstream
         return
-    port = _free_port() if target == "nginx" else None
+    port = None if target in PRINTERS else _free_port()
     command = _command(setting, target, case=case, upstream=upstream, port=port)
-    environ = {"BENCH_WORK": str(setting.work), "BENCH_UPSTREAM_PORT": str(upstream.port) if upstream else ""}
+    environ = _environ(setting, target, upstream=upstream)
     with _started(target, command, setting=setting, core=setting.cores.server, environ=environ) as process:
         try:
             server = Server(process, port or _printed_port(process, setting.work / f"{target}.out"))
-            wait_for_answer(server, body=body_of(case))
+            wait_for_answer(server, path=case.path, body=body_of(case))
         except BenchError as error:
             raise BenchError(f"{target}: {error}{_tail(setting.work / f'{target}.err')}") from None
         yield server
@@ -111,17 +122,19 @@ def body_of(case: Case) -> Path:
     return BENCH / "bodies" / f"{case.body}.json"
 
 
-def wait_for_answer(server: Server, *, body: Path) -> None:
-    """Asks until the answer is 200. A connection refused is asked again, any other answer is final."""
+def wait_for_answer(server: Server, *, path: str, body: Path) -> None:
+    """Asks until the answer is 200. Asks again where nobody listens, or a router has not found its upstream yet."""
     end = time.monotonic() + START_S
     headers = {"content-type": "application/json", "authorization": f"Bearer {API_KEY}"}
     while time.monotonic() < end:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=START_S)
         try:
-            connection.request("POST", PATH, body.read_bytes(), headers)
+            connection.request("POST", path, body.read_bytes(), headers)
             answer = connection.getresponse()
             if answer.status == 200:
                 return
+            if answer.status in NOT_YET:
+                raise ConnectionError
             raise BenchError(f"answered {answer.status}: {answer.read(500).decode(errors='replace')}")
         except (OSError, http.client.HTTPException):
             if server.process.poll() is not None:
@@ -138,16 +151,34 @@ def _command(
     if target == "trunkline":
         return [*setting.launcher, "serve", "--config", BENCH / f"{case.config}.toml"]
     if target == "bare":
-        upstreams = [f"http://127.0.0.1:{upstream.port}"] if upstream else []
+        upstreams = [_address(upstream)] if upstream else []
         return [sys.executable, "-m", "bench.baseline.bare", case.config, *upstreams]
-    if setting.nginx is None or upstream is None or port is None:
-        raise BenchError("nginx needs its program and an upstream")
+    if upstream is None or port is None:
+        raise BenchError(f"{target} needs an upstream")
+    if target in peers.PEERS:
+        return peers.command_of(target, port=port, other_port=_free_port(), upstream=_address(upstream))
+    if setting.nginx is None:
+        raise BenchError("nginx needs its program")
     text = (BENCH / "baseline" / "nginx.conf").read_text()
     for name, value in {"WORK": setting.work, "PORT": port, "UPSTREAM": f"127.0.0.1:{upstream.port}"}.items():
         text = text.replace(name, str(value))
     config = setting.work / "nginx.conf"
     config.write_text(text)
     return [setting.nginx, "-p", setting.work, "-e", setting.work / "nginx.err", "-c", config]
+
+
+def _environ(setting: Setting, target: Target, *, upstream: Server | None) -> Mapping[str, str]:
+    """Ours, for the configurations; a peer sees its own programs first, and never ours."""
+    environ = {"BENCH_WORK": str(setting.work), "BENCH_UPSTREAM_PORT": str(upstream.port) if upstream else ""}
+    if target in peers.PEERS and upstream:
+        path = os.pathsep.join((str(peers.BUILD / target / "bin"), os.environ.get("PATH", os.defpath)))
+        environ |= {"PATH": path, "PYTHONPATH": "", "BENCH_UPSTREAM": f"{_address(upstream)}/v1"}
+        environ |= peers.PEERS[target].environ
+    return environ
+
+
+def _address(upstream: Server) -> str:
+    return f"http://127.0.0.1:{upstream.port}"
 
 
 def _printed_port(process: Process, output: Path) -> int:

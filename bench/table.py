@@ -1,4 +1,4 @@
-"""Figures as a markdown table: one row per measure, one column per server, medians with their range, and one ratio."""
+"""Figures as a markdown table: one row per measure, one column per server, medians with their range, and ratios."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,21 +18,22 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     run: int = 0
 
 
-def render(figures: Sequence[Figure], *, reference: Target = "bare", subject: Target = "trunkline") -> str:
-    """The table, rows in the order of the figures. The last column is subject ÷ reference, from their medians."""
+REFERENCES: tuple[Target, ...] = ("bare", "smg", "litellm")
+
+
+def render(figures: Sequence[Figure], *, subject: Target = "trunkline") -> str:
+    """The table, rows in the order of the figures. The last columns are subject ÷ each reference, from their medians."""
     rows: dict[tuple[str, str], dict[Target, list[float]]] = {}
     for figure in figures:
         rows.setdefault((figure.measure, figure.unit), {}).setdefault(figure.target, []).append(figure.value)
     columns = [target for target in TARGETS if any(target in row for row in rows.values())]
-    has_ratio = {reference, subject} <= set(columns)
+    references = [reference for reference in REFERENCES if {reference, subject} <= set(columns)]
     titles = ["measure", "unit", *(TARGETS[column] for column in columns)]
-    if has_ratio:
-        titles.append(f"{subject} ÷ {reference}")
+    titles += [f"{subject} ÷ {reference}" for reference in references]
     lines = [_line(titles), _line(["---", "---", *("---:" for _ in titles[2:])])]
     for (measure, unit), row in rows.items():
         cells = [measure, unit, *(_cell(row.get(column, ())) for column in columns)]
-        if has_ratio:
-            cells.append(_ratio(row, reference=reference, subject=subject))
+        cells += [_ratio(row, reference=reference, subject=subject) for reference in references]
         lines.append(_line(cells))
     return "\n".join(lines)
 

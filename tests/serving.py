@@ -23,6 +23,7 @@ from trunkline.cli.lifecycle import Stop, serve_until_stopped
 from trunkline.cli.lifespan import Lifespan
 from trunkline.cli.listen import listen
 from trunkline.config.load import build_config
+from trunkline.ports.runtime import Clock
 from trunkline.server.app import Application
 
 MODEL = "scripted"
@@ -227,6 +228,7 @@ async def serving(
     base_dir: Path = Path(),
     scripts: Mapping[str, str] | None = None,
     grace_s: float = 5.0,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Serving]:
     """Serves what this configuration says. `scripts` are files to put beside it."""
     for name, text in (scripts or {}).items():
@@ -236,7 +238,7 @@ async def serving(
     config = build_config(document, environ={})
     log = io.StringIO()
     with contextlib.redirect_stderr(log):  # where the access log goes is decided here
-        application = assemble(config, base_dir=base_dir)
+        application = assemble(config, base_dir=base_dir, clock=clock)
     async with _served(application, log, grace_s=grace_s) as served:
         yield served
 

@@ -1,36 +1,53 @@
 """From a configuration to an application: the one place that knows every part."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from trunkline.config.profiles import profile_named
-from trunkline.config.schema import BackendSettings, Config
+import msgspec
+
+from trunkline.config.profiles import Profile, profile_named
+from trunkline.config.schema import Backend as Settings
+from trunkline.config.schema import BackendSettings, Config, HttpSettings
 from trunkline.dialects.openai_chat import ChatSurface
 from trunkline.dialects.openai_responses import ResponsesSurface
-from trunkline.engine.admission import Admission
+from trunkline.engine.cache import AnswerCache
 from trunkline.engine.chaining import Chaining
-from trunkline.engine.gateway import Gateway, Slots
+from trunkline.engine.gateway import Gateway
+from trunkline.engine.operations import OperationGateway
 from trunkline.engine.runs import Runs
-from trunkline.plugins import build_backend
-from trunkline.ports.backend import Backend, BackendSetup
+from trunkline.plugins import build_backend, build_embedder
+from trunkline.ports.backend import BackendSetup
 from trunkline.ports.runtime import Clock, Entropy, SystemClock, SystemEntropy
+from trunkline.routing.balancer import Balancer, Endpoint
 from trunkline.routing.catalog import Catalog
 from trunkline.routing.router import Router
-from trunkline.server.app import Application
-from trunkline.server.runtime import Runtime, State
+from trunkline.server.app import Application, Routes
+from trunkline.server.runtime import ResponseState, Runtime, State
+from trunkline.server.surfaces import cache as cache_surface
 from trunkline.server.surfaces import (
     chat_completions,
     conversations,
     health,
+    metrics,
     models,
+    ollama,
+    operations,
+    response_context,
     responses,
+    responses_socket,
     stored_completions,
+    stored_responses,
     usage,
 )
-from trunkline.server.surfaces.responses import ResponseState
 from trunkline.server.surfaces.stored_completions import StoredCompletions
 from trunkline.stores import sqlite
+from trunkline.telemetry.accounts import Accounts
 from trunkline.telemetry.logs import AccessLog
+from trunkline.telemetry.loop_lag import LoopLag
+from trunkline.telemetry.metrics import Source
+from trunkline.telemetry.process import Process
 from trunkline.telemetry.usage import UsageMeter
 
 
@@ -40,68 +57,153 @@ def assemble(
     """The application for a configuration. Relative paths in it are relative to `base_dir`. Raises ConfigError."""
     clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
     profile = profile_named(config.server.profile)
-    backends = build_backends(config, base_dir=base_dir, clock=clock, entropy=entropy)
-    catalog = Catalog(backends, clock=clock)
+    backends = build_endpoints(config, base_dir=base_dir, clock=clock, entropy=entropy)
+    endpoints = tuple([endpoint for of_backend in backends.values() for endpoint in of_backend])
+    catalog, balancer = Catalog(endpoints, clock=clock), Balancer()
     router = Router(backends, config.models, catalog, default_model=config.server.default_model)
-    slots = {
-        name: Slots(
-            Admission(name, max_concurrency=settings.max_concurrency, max_queue=settings.max_queue),
-            settings.timeout_s,
-            _grace_s(settings),
-        )
-        for name, settings in config.backends.items()
-    }
-    # A profile that spaces its JSON needs every frame written anew; bytes of an upstream would not be.
-    gateway = Gateway(router, slots, clock=clock, entropy=entropy, may_relay=not profile.json_spacing)
+    cache = _answer_cache(config, base_dir=base_dir, clock=clock, entropy=entropy)
+    gateway = _gateway(router, balancer, cache, profile, clock=clock, entropy=entropy)
     store = sqlite.build(config.store, base_dir=base_dir, clock=clock)
     chaining = Chaining(store)
     responses_codec = ResponsesSurface(profile, now=clock.now_s)
-    runs = Runs(store, gateway, chaining, responses_codec, clock=clock)
+    usage_meter = UsageMeter(store, clock=clock)
+    lag, process = LoopLag(), Process(started_at=clock.now_s())
+    access_log = AccessLog(sys.stderr) if config.server.access_log else None
+    accounts = Accounts(usage_meter, access_log, clock=clock)
+    runs = Runs(store, gateway, chaining, responses_codec, accounts=accounts, clock=clock)
     runtime = Runtime(
         settings=config.server,
         profile=profile,
         gateway=gateway,
         router=router,
-        slots=slots,
-        usage=UsageMeter(),
+        endpoints=endpoints,
+        usage=usage_meter,
         clock=clock,
         entropy=entropy,
         state=State(),
+        accounts=accounts,
+        cache=cache,
     )
-    chat = ChatSurface(profile)
-    stored = StoredCompletions(runtime, store)
-    routes = [
-        *chat_completions.routes(runtime, chat, store, listed=stored.list),
-        *stored_completions.routes(stored),
-        *conversations.routes(runtime, store),
-        *responses.routes(runtime, responses_codec, ResponseState(store, chaining, runs)),
-        *models.routes(runtime),
-        *health.routes(runtime),
-        *usage.routes(runtime),
-    ]
+    chat, ollama_errors = ChatSurface(profile), ollama.OllamaErrors()
+    operating = OperationGateway(router, balancer, endpoints, clock=clock, entropy=entropy)
     return Application(
         runtime,
-        routes=routes,
-        backends=tuple(backends.values()),
+        routes=_routes(
+            runtime,
+            ResponseState(store, chaining, runs),
+            operating,
+            chat=chat,
+            responses_codec=responses_codec,
+            sources=(lag.families, process.families, cache.families),
+        ),
+        backends=tuple([endpoint.backend for endpoint in endpoints]),
         catalog=catalog,
         store=store,
         runs=runs,
-        errors=chat,
-        access_log=AccessLog(sys.stderr) if config.server.access_log else None,
+        errors=lambda path: ollama_errors if path.startswith(ollama.PREFIX) else chat,
+        access_log=access_log,
+        accounts=accounts,
+        lag=lag,
     )
 
 
-def build_backends(config: Config, *, base_dir: Path, clock: Clock, entropy: Entropy) -> dict[str, Backend]:
-    """Every configured backend, built but not started."""
+def _routes(
+    runtime: Runtime,
+    kept: ResponseState,
+    operating: OperationGateway,
+    *,
+    chat: ChatSurface,
+    responses_codec: ResponsesSurface,
+    sources: Sequence[Source],
+) -> Routes:
+    """Every surface's."""
+    stored = StoredCompletions(runtime, kept.store)
+    return [
+        *chat_completions.routes(runtime, chat, kept.store, listed=stored.list),
+        *stored_completions.routes(stored),
+        *conversations.routes(runtime, kept.store),
+        *response_context.routes(runtime, responses_codec, kept),
+        *responses.routes(runtime, responses_codec, kept),
+        *responses_socket.routes(runtime, responses_codec, kept),
+        *stored_responses.routes(runtime, kept),
+        *operations.routes(runtime, operating, chat),
+        *models.routes(runtime),
+        *ollama.routes(runtime, operating),
+        *cache_surface.routes(runtime),
+        *health.routes(runtime),
+        *usage.routes(runtime, kept.store),
+        *metrics.routes(runtime, kept.store, sources=sources),
+    ]
+
+
+def _gateway(
+    router: Router, balancer: Balancer, cache: AnswerCache, profile: Profile, *, clock: Clock, entropy: Entropy
+) -> Gateway:
+    return Gateway(
+        router,
+        balancer,
+        cache,
+        clock=clock,
+        entropy=entropy,
+        # A profile that spaces its JSON needs every frame written anew; bytes of an upstream would not be.
+        may_relay=not profile.json_spacing,
+        lightens=profile.lightens_requests,
+    )
+
+
+def _answer_cache(config: Config, *, base_dir: Path, clock: Clock, entropy: Entropy) -> AnswerCache:
+    embedder = build_embedder(config.cache, base_dir=base_dir)
+    return AnswerCache(config.cache, config.models, clock=clock, entropy=entropy, embedder=embedder)
+
+
+def build_endpoints(
+    config: Config, *, base_dir: Path, clock: Clock, entropy: Entropy
+) -> dict[str, tuple[Endpoint, ...]]:
+    """Every configured backend's endpoints, built but not started."""
     return {
-        name: build_backend(
-            settings,
-            BackendSetup(
-                name=name, base_dir=base_dir, clock=clock, entropy=entropy, model_name=config.server.model_name
-            ),
+        name: tuple(
+            [
+                Endpoint(
+                    label,
+                    build_backend(
+                        single,
+                        BackendSetup(
+                            name=name,
+                            base_dir=base_dir,
+                            clock=clock,
+                            entropy=entropy,
+                            model_name=config.server.model_name,
+                        ),
+                    ),
+                    clock=clock,
+                    backend_name=name,
+                    capacity=settings.max_concurrency,
+                    max_queue=settings.max_queue,
+                    weight=settings.weight if isinstance(settings, HttpSettings) else 1.0,
+                    timeout_s=settings.timeout_s,
+                    grace_s=_grace_s(settings),
+                    retries=settings.retries if isinstance(settings, HttpSettings) else 0,
+                    restarts=settings.on_lost == "restart",
+                )
+                for label, single in _each(name, settings)
+            ]
         )
         for name, settings in config.backends.items()
     }
+
+
+def _each(name: str, settings: Settings) -> list[tuple[str, Settings]]:
+    """The settings of each endpoint of a backend, by its label."""
+    if not isinstance(settings, HttpSettings) or len(settings.endpoints) == 1:
+        return [(name, settings)]
+    hosts = [urlsplit(url).netloc.rpartition("@")[2] for url in settings.endpoints]
+    return [
+        (
+            f"{name}@{host}" if hosts.count(host) == 1 else f"{name}@{host}{urlsplit(url).path.rstrip('/')}",
+            msgspec.structs.replace(settings, endpoints=(url,)),
+        )
+        for host, url in zip(hosts, settings.endpoints, strict=True)
+    ]
 
 
 def _grace_s(settings: BackendSettings) -> float:

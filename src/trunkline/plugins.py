@@ -6,12 +6,15 @@ it is configured, and then says what to install.
 
 import importlib
 from collections.abc import Callable
-from types import MappingProxyType
+from pathlib import Path
+from types import MappingProxyType, ModuleType
 from typing import cast
 
 import msgspec
 
 from trunkline.config.schema import Backend as Settings
+from trunkline.config.schema import CacheSettings
+from trunkline.engine.cache_semantic import Embedder
 from trunkline.model.errors import ConfigError
 from trunkline.ports.backend import Backend, BackendSetup
 
@@ -33,18 +36,32 @@ BACKENDS = MappingProxyType(
 )
 
 
+EMBEDDER = BackendPlugin("trunkline.engine.cache_embedder", extra="semantic-cache")
+
+
 def build_backend(settings: Settings, setup: BackendSetup) -> Backend:
     """The backend for these settings. Raises ConfigError, also when its extra is not installed."""
     kind = settings.__struct_config__.tag
-    plugin = BACKENDS[str(kind)]
+    module = _load(BACKENDS[str(kind)], wanted=f"type {kind!r}", key=f"backends.{setup.name}.type")
+    build = cast("Callable[[Settings, BackendSetup], Backend]", module.build)
+    return build(settings, setup)
+
+
+def build_embedder(settings: CacheSettings, *, base_dir: Path) -> Embedder | None:
+    """What the answer cache compares meanings with, where it is to. Raises ConfigError, also when its extra is not installed."""
+    if not settings.semantic:
+        return None
+    module = _load(EMBEDDER, wanted="comparing questions by their meaning", key="cache.semantic")
+    build = cast("Callable[[Path | None], Embedder]", module.build)
+    return build(None if settings.embedding_model is None else base_dir / settings.embedding_model)
+
+
+def _load(plugin: BackendPlugin, *, wanted: str, key: str) -> ModuleType:
     try:
-        module = importlib.import_module(plugin.module)
+        return importlib.import_module(plugin.module)
     except ModuleNotFoundError as error:
         if plugin.extra is None or (error.name or "").startswith("trunkline"):
             raise
         raise ConfigError(
-            f"type {kind!r} needs a package that is not installed ({error}); install trunkline[{plugin.extra}]",
-            key=f"backends.{setup.name}.type",
+            f"{wanted} needs a package that is not installed ({error}); install trunkline[{plugin.extra}]", key=key
         ) from error
-    build = cast("Callable[[Settings, BackendSetup], Backend]", module.build)
-    return build(settings, setup)

@@ -6,7 +6,7 @@ place is a supervisor (of a task, a thread, a surface, a stranger's code, a shut
 
 EXCEPTIONS: dict[str, dict[str, str]] = {
     "imports_at_the_top": {
-        "plugins.py:build_backend": "the one module that loads optional parts, late and by name",
+        "plugins.py:_load": "the one module that loads optional parts, late and by name",
         "backends/callable/loading.py:_load_module": "imports the module that an agent's author named, not one of ours",
     },
     "narrow_excepts": {
@@ -25,6 +25,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "stores/sqlite/worker.py:Worker._commit": "thread supervisor: what it raises rolls back, and goes to who asked",
         "stores/sqlite/worker.py:Worker._read": "thread supervisor: whatever it raises goes to who asked",
         "server/answering.py:Answerer._stream": "surface boundary: a failed stream still ends with an error frame",
+        "server/surfaces/responses_socket.py:Turn.run": "surface boundary: a turn that fails must not end its connection",
         "server/middleware/edge.py:Edge.__call__": "surface boundary: every response is an envelope, never a traceback",
     },
     "sizes": {

@@ -33,7 +33,10 @@ SAMPLES = (
     Sample("layers", "model/usage.py", "import trunkline.engine.call", ("trunkline.model", "trunkline.engine.call")),
     Sample("layers", "server/app.py", "import trunkline.assembly", ("trunkline.server", "trunkline.assembly")),
     Sample(
-        "layers", "engine/call.py", "import trunkline.server.sse", ("trunkline.engine.call", "trunkline.server.sse")
+        "layers",
+        "engine/call.py",
+        "import trunkline.server.streaming",
+        ("trunkline.engine.call", "trunkline.server.streaming"),
     ),
     Sample("layers", "ports/runtime.py", "import trunkline.config.schema", ("trunkline.ports", "trunkline.config")),
     Sample("layers", "telemetry/usage.py", "import trunkline.testing", ("trunkline.telemetry", "trunkline.testing")),

@@ -16,14 +16,16 @@ PUBLIC: dict[str, str] = {
     "trunkline.agent": """
         Attachment AudioPart Cancellation ChatMessage FilePart FunctionCall ImagePart Output Reasoning Tool ToolCall
         ToolFinished ToolStarted Turn Usage""",
-    "trunkline.assembly": "assemble build_backends",
-    "trunkline.dialects.codec": "BackendCodec Decoder Encoder KeepingEncoder SurfaceCodec encode_all",
+    "trunkline.assembly": "assemble build_endpoints",
+    "trunkline.dialects.codec": """BackendCodec Decoder EVENT_STREAM Encoder Framing JSON_LINES KeepingEncoder SurfaceCodec
+        encode_all""",
+    "trunkline.dialects.ollama_chat": "EXPRESSIBLE NAME OllamaBackend OllamaChatSurface OllamaGenerateSurface asks_to_load",
     "trunkline.dialects.openai_chat": "EXPRESSIBLE ChatBackend ChatSurface NAME",
     "trunkline.model.errors": """
         AgentError AgentIncomplete AuthenticationError BackendError BackendProtocolError BackendRateLimited
         BackendRejected BackendTimeout BackendUnavailable ConfigError ErrorInfo InternalError InvalidParameter Level
         MethodNotAllowed ModelNotFound NotFound PayloadTooLarge PermissionDenied RateLimited RequestError StoreError
-        TrunklineError TurnFailure UnsupportedParameter""",
+        TrunklineError TurnFailure UnsupportedMediaType UnsupportedParameter""",
     "trunkline.model.events": """
         AnnotationAdded ApprovalRequested ApprovalResolved ArgumentsDelta CONTENT ChoiceDone Delta Event Extension
         FinishReason IncompleteReason ItemDone ItemKind ItemStarted ReasoningDelta RefusalDelta SummaryDelta TERMINALS Terminal
@@ -39,10 +41,10 @@ PUBLIC: dict[str, str] = {
     "trunkline.model.tokens": "TokenLogprob TopLogprob",
     "trunkline.model.turn": "ChoiceEnd Fold OpenItem Turn TurnItem fold terminal_for",
     "trunkline.model.usage": "Usage",
-    "trunkline.plugins": "BACKENDS BackendPlugin build_backend",
+    "trunkline.plugins": "BACKENDS BackendPlugin EMBEDDER build_backend build_embedder",
     "trunkline.ports.backend": """
-        Backend BackendSetup Capabilities Context EventBatch ModelInfo PartKind Relay RelayAnswer RelayBatch
-        SAMPLING_HINTS stop""",
+        Backend BackendSetup Capabilities Compacted Compactor Context EventBatch ModelFile ModelInfo PartKind Probe Relay
+        RelayAnswer RelayBatch SAMPLING_HINTS TokenCounter stop""",
     "trunkline.ports.runtime": "Clock Entropy SystemClock SystemEntropy",
 }
 

@@ -99,7 +99,8 @@ BROUGHT_ALONG = {"yarl": "aiohttp"}
 
 
 def test_every_package_that_is_imported_is_asked_for() -> None:
-    asked = {name.replace("-", "_") for group in ("core", "embedded") for name in requirements()[group]}
+    groups = ("core", "embedded", "semantic-cache")
+    asked = {name.replace("-", "_") for group in groups for name in requirements()[group]}
     imported = {
         module
         for path in PACKAGE.rglob("*.py")

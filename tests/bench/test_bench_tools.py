@@ -9,12 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import processes, translate
+from bench import peers, processes, translate
 from bench.cases import CASES, TARGETS, Case, Pacing, Target
+from bench.instructions import read_total
 from bench.native_tools import BenchError, build_tools, find_compiler
 from bench.profile import shares
 from bench.run import Run, added_latency, drive, quick
-from bench.servers import BENCH, ROOT, Setting, default_launcher, running_mock
+from bench.servers import BENCH, ROOT, Setting, default_launcher, missing, running_mock
 from bench.table import Figure, render
 
 STAT = (
@@ -107,8 +108,47 @@ def test_the_table_has_medians_ranges_and_one_ratio() -> None:
     ]
 
 
+def test_the_table_compares_with_each_gateway_that_was_measured() -> None:
+    rows = render([figure("litellm", 9000.0), figure("smg", 100.0), figure("bare", 120.0), figure("trunkline", 180.0)])
+    assert rows.splitlines()[0].endswith("| trunkline ÷ bare | trunkline ÷ smg | trunkline ÷ litellm |")
+    assert rows.splitlines()[2].endswith("| 1.50 | 1.80 | 0.02 |")
+
+
 def test_the_table_has_no_ratio_where_one_side_was_not_measured() -> None:
     assert "÷" not in render([figure("bare", 31.0)])
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_a_peer_is_started_from_its_own_environment_with_every_place_filled_in(name: str, tmp_path: Path) -> None:
+    program, *words = peers.command_of(
+        name, port=1111, other_port=2222, upstream="http://127.0.0.1:3333", build=tmp_path
+    )
+    assert Path(program).parent == tmp_path / name / "bin"
+    assert "1111" in words
+    assert not [word for word in words if "{" in word]
+
+
+def test_a_peer_counts_as_installed_only_whole_and_in_the_version_that_is_named(tmp_path: Path) -> None:
+    stamp = tmp_path / "smg" / "installed"
+    assert not peers.is_installed("smg", build=tmp_path)
+    stamp.parent.mkdir()
+    stamp.write_text("smg==0.0.1")
+    assert not peers.is_installed("smg", build=tmp_path)
+    stamp.write_text(peers.PEERS["smg"].requirement)
+    assert peers.is_installed("smg", build=tmp_path)
+    assert peers.install("smg", build=tmp_path), "what is there is left alone"
+
+
+def test_what_is_not_here_is_said_with_what_to_do() -> None:
+    assert missing("nginx", nginx=None) == "apt install nginx-light"
+    assert missing("nginx", nginx="/usr/sbin/nginx") is None
+    assert missing("trunkline", nginx=None) is None
+
+
+def test_a_peer_that_is_not_known_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        peers.main(["--only", "smg,other"])
+    assert "unknown 'other'; there are smg, vllm-router, litellm" in capsys.readouterr().err
 
 
 def test_added_latency_is_what_is_above_the_mocks_own() -> None:
@@ -165,6 +205,14 @@ def test_translation_gives_the_client_every_word() -> None:
     written = translate.translate(translate.stream(20))
     assert [f"tok@{number:016d}@" for number in range(20)] == re.findall(r"tok@\d{16}@", written.decode())
     assert written.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_every_way_through_gives_the_client_every_word_once(size: int) -> None:
+    reads = translate.joined(translate.stream(20), size=size)
+    for way in (translate.relay, translate.translate, translate.to_responses):
+        written = re.findall(r'"(?:content|delta)":" tok@(\d{16})@"', way(reads).decode())
+        assert written == [f"{number:016d}" for number in range(20)]
 
 
 def test_translation_is_timed_by_its_fastest_pass() -> None:
@@ -235,3 +283,9 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     assert report["problems"] == []
     assert report["figures"][0]["target"] == "direct"
     assert report["windows"]["request direct"][0]["load"]["completed"] > 0
+
+
+def test_the_total_of_a_dump_is_read_and_its_absence_is_said() -> None:
+    assert read_total("version: 1\nevents: Ir\nsummary: 3180028\n\nfn=(1) x\n") == 3180028
+    with pytest.raises(BenchError, match="no total"):
+        read_total("version: 1\n")

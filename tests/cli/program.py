@@ -132,9 +132,11 @@ class Program:
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read())
 
-    def ask(self, text: str, *, model: str | None = None) -> str:
-        """The text of one answer."""
-        named = {} if model is None else {"model": model}
+    def ask(self, text: str, *, model: str | None = None, max_tokens: int | None = None) -> str:
+        """The text of one answer. A real model may talk for minutes: bound it with `max_tokens`."""
+        named: dict[str, object] = {} if model is None else {"model": model}
+        if max_tokens is not None:
+            named["max_tokens"] = max_tokens
         status, answer = self.post({**named, "messages": [{"role": "user", "content": text}]})
         assert status == 200, answer
         content = answer["choices"][0]["message"]["content"]

@@ -10,7 +10,7 @@ default_model = "fast"
 
 [backends.gpu]
 type = "http"
-endpoints = ["http://127.0.0.1:9/v1"]
+endpoints = ["http://u:hunter2@127.0.0.1:9/v1"]
 
 [backends.support]
 type = "python"
@@ -58,7 +58,7 @@ def test_the_resolved_routes_are_printed_as_a_table(tmp_path: Path) -> None:
 
 
 def test_a_wrong_file_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
-    write(tmp_path, ROUTES.replace("http://127.0.0.1:9/v1", "127.0.0.1:9"))
+    write(tmp_path, ROUTES.replace("http://u:hunter2@127.0.0.1:9/v1", "127.0.0.1:9"))
     ended = run("check", "trunkline.toml", cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == (

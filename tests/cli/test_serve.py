@@ -93,7 +93,7 @@ def test_a_request_without_a_model_is_answered_by_the_target(tmp_path: Path) -> 
 def test_the_embedded_model_is_named_while_it_loads_and_answers_when_no_model_is_asked_for(tmp_path: Path) -> None:
     with Program("--port", "0", cwd=tmp_path) as program:
         listed = program.line()
-        assert program.ask("Say hello.")
+        assert program.ask("Say hello.", max_tokens=16)
         name = listed.removeprefix("models: ")
         assert program.errors().startswith(f"loading {name} …\n")
         assert program.stop() == 0
@@ -127,7 +127,7 @@ REFUSED = {
     "no_such_config": (["--config", "none.toml"], "config none.toml: no such file"),
     "open_to_others": (["scripted", "--host", "0.0.0.0"], "--host: '0.0.0.0' can be reached from other machines"),
     "no_such_host": (["scripted", "--host", "192.0.2.1", "--port", "0"], "192.0.2.1"),
-    "profile": (["scripted", "--profile", "none"], "--profile: unknown profile 'none'; known: 'openai'"),
+    "profile": (["scripted", "--profile", "none"], "--profile: unknown profile 'none'; known: 'nomyo', 'openai'"),
     "no_such_attribute": (["good.py:nothing", "--port", "0"], "agent"),
     "missing_agent_file": (["gone.py:agent", "--port", "0"], "gone.py"),
     "failing_import": (
@@ -234,6 +234,21 @@ def test_what_is_not_http_is_refused_in_json(tmp_path: Path) -> None:
         answer.begin()
         assert answer.status == 400
         assert json.loads(answer.read())["error"]["code"] == "invalid_http_request"
+
+
+def test_a_whole_answer_is_one_write_head_and_body(tmp_path: Path) -> None:
+    """Seen from the client: its first read has all of it, every time. Nothing on this machine cuts a write of this size."""
+    with (
+        Program("scripted", "--port", "0", cwd=tmp_path) as program,
+        contextlib.closing(program.connect()) as connection,
+    ):
+        connection.connect()
+        for _ in range(20):
+            connection.sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            head, _, body = connection.sock.recv(65_536).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ")
+            assert b"content-length: %d\r\n" % len(body) in head
+            assert json.loads(body)["status"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -7,11 +7,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
 
+from tests.fakes.ollama import fake_ollama
 from tests.serving import Serving, eventually, finish_of, serving, text_of
 from trunkline.config.schema import EmbeddedSettings, HttpSettings, PythonSettings, ScriptedSettings
 from trunkline.model import events as ev
@@ -31,10 +32,12 @@ TOML = {
     "scripted": '[backends.it]\ntype = "scripted"\n',
     "python": '[backends.it]\ntype = "python"\ntarget = "bot.py:agent"\n',
     "http": '[backends.it]\ntype = "http"\nendpoints = ["{url}/v1"]\n',
+    "native": '[backends.it]\ntype = "http"\ndialect = "openai_responses"\nendpoints = ["{url}/v1"]\n',
+    "ollama": '[backends.it]\ntype = "http"\ndialect = "ollama_chat"\nendpoints = ["{ollama}"]\n',
     "embedded": '[backends.it]\ntype = "embedded"\nslots = 2\ncontext_tokens = 512\nthreads = 2\n',
 }
 KINDS = list(TOML)
-SHORT: dict[str, Any] = {"max_tokens": 8, "temperature": 0, "seed": 1}
+SHORT: dict[str, Any] = {"max_tokens": 8, "temperature": 0}
 
 
 @contextlib.asynccontextmanager
@@ -42,9 +45,11 @@ async def served(kind: str, folder: Path) -> AsyncIterator[tuple[Serving, str]]:
     """A server with this one backend, and the name of its model."""
     async with contextlib.AsyncExitStack() as stack:
         toml = TOML[kind]
-        if kind == "http":
+        if "{url}" in toml:
             behind = await stack.enter_async_context(serving())
             toml = toml.replace("{url}", behind.url)
+        if "{ollama}" in toml:
+            toml = toml.replace("{ollama}", (await stack.enter_async_context(fake_ollama())).url)
         (folder / "bot.py").write_text(AGENT)
         server = await stack.enter_async_context(serving(toml, base_dir=folder))
         yield server, (await server.get("/v1/models")).json()["data"][0]["id"]
@@ -82,8 +87,8 @@ async def test_as_a_client_sees_it(kind: str, tmp_path: Path) -> None:
         async with server.stream("tell a very long story " * 20, model=model) as wire:
             await wire.head()
             await wire.until(b'"content":"')
-        admission = server.application.runtime.slots["it"].admission
-        await eventually(lambda: admission.active == 0)
+        endpoint = server.application.runtime.endpoints[0]
+        await eventually(lambda: endpoint.active == 0)
         assert (await server.chat("and now", model=model, **SHORT)).status == 200
 
         unknown = await server.chat(model="no-such-model")
@@ -100,7 +105,8 @@ async def test_what_it_does_not_declare_is_refused_by_name(kind: str, tmp_path: 
         "logprobs": {"logprobs": True},
         "top_logprobs": {"logprobs": True, "top_logprobs": 2},
         "response_format": {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}},
-        "tools": {
+        "tools": {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        "tool_choice": {
             "tools": [{"type": "function", "function": {"name": "f"}}],
             "tool_choice": {"type": "function", "function": {"name": "f"}},
         },
@@ -117,12 +123,14 @@ async def test_what_it_does_not_declare_is_refused_by_name(kind: str, tmp_path: 
     }  # fmt: skip
     async with served(kind, tmp_path) as (server, model):
         capabilities: Capabilities = server.backend().capabilities
+        if "tool_choice" in capabilities.parameters:  # a model may have to be told
+            asked["tools"] = asked["tool_choice"]
         for name, parameters in asked.items():
             reply = await server.chat("hi", model=model, max_tokens=4, **parameters)
             ignored = reply.headers.get("x-trunkline-ignored", "").split(", ")
-            if capabilities.forwards_unknown or name in capabilities.parameters:
+            if capabilities.forwards_unknown == "openai_chat" or name in capabilities.parameters:
                 assert name not in ignored, f"{name} is declared to be honoured"
-                assert reply.status == 200 or kind == "http", f"{name}: {reply.body!r}"
+                assert reply.status == 200 or kind in ("http", "native"), f"{name}: {reply.body!r}"
             elif name in capabilities.hints:
                 assert (reply.status, name in ignored) == (200, True), f"{name}: {reply.body!r}"
             else:
@@ -142,9 +150,15 @@ async def backend_of(kind: str, folder: Path) -> AsyncIterator[Backend]:
                 backend = build_backend(ScriptedSettings(), setup)
             case "python":
                 backend = build_backend(PythonSettings(target="bot.py:agent"), setup)
-            case "http":
+            case "http" | "native":
                 behind = await stack.enter_async_context(serving())
-                backend = build_backend(HttpSettings(endpoints=(f"{behind.url}/v1",)), setup)
+                dialect: Literal["openai_chat", "openai_responses"] = (
+                    "openai_chat" if kind == "http" else "openai_responses"
+                )
+                backend = build_backend(HttpSettings(endpoints=(f"{behind.url}/v1",), dialect=dialect), setup)
+            case "ollama":
+                fake = await stack.enter_async_context(fake_ollama())
+                backend = build_backend(HttpSettings(endpoints=(fake.url,), dialect="ollama_chat"), setup)
             case _:
                 backend = build_backend(EmbeddedSettings(slots=2, context_tokens=512, threads=2), setup)
         yield backend

@@ -17,10 +17,14 @@ PAGES = [
             "getting-started",
             "model-servers",
             "embedded",
+            "operations",
             "deploying",
             "chat-completions",
             "responses",
             "streaming",
+            "cache",
+            "usage",
+            "ollama",
         )
     ),
 ]

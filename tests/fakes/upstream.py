@@ -12,7 +12,7 @@ import struct
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -138,6 +138,18 @@ class FakeUpstream:
     def plan(self, *plans: Plan) -> None:
         self._plans.extend(plans)
 
+    def forget(self) -> None:
+        """The plans that are left."""
+        self._plans.clear()
+
+    @property
+    def planned(self) -> int:
+        """How many plans are left."""
+        return len(self._plans)
+
+    def next_plan(self, request: Received) -> Plan:
+        return self._plans.popleft()
+
     @property
     def posts(self) -> list[Received]:
         return [request for request in self.requests if request.method == "POST"]
@@ -152,7 +164,7 @@ class FakeUpstream:
             while True:
                 request = await _read_request(reader, connection)
                 self.requests.append(request)
-                plan = self._plans.popleft() if request.method == "POST" else self.models
+                plan = self.next_plan(request) if request.method == "POST" else self.models
                 if not await self._follow(plan, reader, writer):
                     break
         writer.transport.abort()
@@ -198,9 +210,17 @@ async def _read_request(reader: asyncio.StreamReader, connection: int) -> Receiv
     return Received(method, path, headers, body, connection)
 
 
+Fake = TypeVar("Fake", bound=FakeUpstream)
+
+
 @contextlib.asynccontextmanager
 async def fake_upstream() -> AsyncIterator[FakeUpstream]:
-    upstream = FakeUpstream()
+    async with listening(FakeUpstream()) as upstream:
+        yield upstream
+
+
+@contextlib.asynccontextmanager
+async def listening(upstream: Fake) -> AsyncIterator[Fake]:
     server = await asyncio.start_server(upstream._serve, "127.0.0.1", 0)
     upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     try:

@@ -30,6 +30,7 @@ ROUTED = """
 [backends.up]
 type = "http"
 endpoints = ["{url}"]
+retries = 0
 {settings}
 [[models]]
 name = "m"
@@ -49,12 +50,14 @@ async def server(upstream: FakeUpstream) -> AsyncIterator[Serving]:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-async def test_nobody_listening_is_503(serve: Serve, stream: bool) -> None:
+async def test_nobody_listening_is_503(serve: Serve, stream: bool, caplog: pytest.LogCaptureFixture) -> None:
     toml = ROUTED.format(url="http://127.0.0.1:1/v1", settings="")
     async with serve(toml) as served:
         reply = await served.chat(model="m", stream=stream)
         assert (reply.status, reply.error["code"]) == (503, "backend_unavailable")
-        assert "127.0.0.1:1" in reply.error["message"]
+        assert reply.error["message"] == "backend 'up' cannot be reached: connection refused"
+        told = [line for line in caplog.messages if reply.headers["x-request-id"] in line]
+        assert "http://127.0.0.1:1/v1/chat/completions" in told[0], "the operator needs the address"
 
 
 @pytest.mark.parametrize("step", [Do.RESET, Do.CLOSE], ids=["reset", "closed"])
@@ -170,11 +173,49 @@ async def test_what_is_no_answer_is_a_failure_in_json(
     assert "<html" not in reply.error["message"]
 
 
-async def test_a_redirect_is_not_followed_and_says_where_it_went(upstream: FakeUpstream, server: Serving) -> None:
+async def test_a_redirect_is_not_followed_and_the_log_says_where_it_went(
+    upstream: FakeUpstream, server: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
     upstream.plan([json_answer({}, status="307 Moved", headers={"Location": "http://example.org/v1/chat/completions"})])
     reply = await server.chat(model="m")
-    assert "http://example.org/v1/chat/completions" in reply.error["message"]
+    assert "example.org" not in reply.error["message"]
     assert "configure" in reply.error["message"]
+    assert "http://example.org/v1/chat/completions" in caplog.text
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_an_address_that_the_upstream_repeats_stays_with_us(
+    upstream: FakeUpstream, server: Serving, stream: bool
+) -> None:
+    host = upstream.url.removeprefix("http://").removesuffix("/v1")
+    said = f"dial tcp {host}: refused, while asking {upstream.url}/x?y=1 (see https://example.com/help)"
+    upstream.plan([json_answer(error_body(said), status="400 No")])
+    reply = await server.chat(model="m", stream=stream)
+    assert (reply.status, reply.error["message"]) == (
+        400,
+        "dial tcp [redacted] refused, while asking [redacted] (see https://example.com/help)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"404 page not found", "text/plain"),
+        (b'{"detail":"Not Found"}', "application/json"),
+        (
+            b'{"error":{"message":"no such route","type":"invalid_request_error","code":"not_found"}}',
+            "application/json",
+        ),
+    ],
+)
+async def test_a_base_url_that_may_be_wrong_is_named(
+    upstream: FakeUpstream, server: Serving, body: bytes, kind: str
+) -> None:
+    upstream.plan([answer(body, status="404 Not Found", kind=kind)])
+    reply = await server.chat(model="m")
+    assert reply.status == 404
+    assert "backend 'up' answered 404 to POST /chat/completions" in reply.error["message"]
+    assert "often it ends in /v1" in reply.error["message"]
 
 
 async def test_json_for_a_stream_request_is_streamed(upstream: FakeUpstream, server: Serving) -> None:
@@ -328,7 +369,7 @@ async def test_a_client_that_leaves_ends_the_upstreams_work(upstream: FakeUpstre
                 await wire.head()
                 await wire.until(b"part")
         await upstream.left.wait()
-    await eventually(lambda: server.application.runtime.slots["up"].admission.active == 0)
+    await eventually(lambda: server.application.runtime.endpoints[0].active == 0)
 
 
 async def test_a_client_that_leaves_ends_a_plain_request_too(upstream: FakeUpstream, server: Serving) -> None:
@@ -417,7 +458,7 @@ async def test_the_next_route_answers_while_nothing_has_been_said(
         assert reply.status == 200
         said = reply.text if stream else reply.json()["choices"][0]["message"]["content"]
         assert said == "from the second"
-        assert reply.headers["x-trunkline-route"] == "second/scripted"
+        assert reply.headers["x-trunkline-route"] == "second/scripted; fallback"
         row = (await served.get("/v1/usage")).json()["data"]
         assert [(entry["backend"], entry["errors"]) for entry in row] == [("second", 0)]
 

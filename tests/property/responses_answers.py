@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tests.property.strategies import JSON, NAME, TEXT, raw, token_lists, usages
 from trunkline.model import events as ev
 from trunkline.model.errors import ErrorInfo
+from trunkline.model.ids import item_id as own_id
 from trunkline.model.items import FunctionCallOutput, ImagePart, OpaqueItem, TextPart
 
 RESPONSE_ID = "resp_0123456789abcdef01234567"
@@ -54,7 +55,7 @@ def _tokens(draw: st.DrawFn, index: int) -> list[ev.Event]:
 @st.composite
 def _message(draw: st.DrawFn, index: int) -> list[ev.Event]:
     events: list[ev.Event] = [
-        ev.ItemStarted(index=index, kind="message", item_id=f"msg_{index}", extra=draw(EXTRA)),
+        ev.ItemStarted(index=index, kind="message", item_id=own_id("msg_", RESPONSE_ID, index), extra=draw(EXTRA)),
     ]
     kind = draw(st.sampled_from(["text", "refusal"]))
     for _ in range(draw(st.integers(0, 3))):
@@ -79,7 +80,7 @@ def _reasoning(draw: st.DrawFn, index: int) -> list[ev.Event]:
     ]
     text: list[ev.Event] = [ev.ReasoningDelta(index, draw(TEXT)) for _ in range(draw(st.integers(0, 3)))]
     return [
-        ev.ItemStarted(index=index, kind="reasoning", item_id=f"rs_{index}", extra=draw(EXTRA)),
+        ev.ItemStarted(index=index, kind="reasoning", item_id=own_id("rs_", RESPONSE_ID, index), extra=draw(EXTRA)),
         *(summary + text if draw(st.booleans()) else text + summary),
         ev.ItemDone(index=index, encrypted_content=draw(st.none() | TEXT)),
     ]
@@ -92,7 +93,7 @@ def _call(draw: st.DrawFn, index: int) -> list[ev.Event]:
         ev.ItemStarted(
             index=index,
             kind="function_call",
-            item_id=f"fc_{index}",
+            item_id=own_id("fc_", RESPONSE_ID, index),
             call_id=f"call_{index}",
             name=draw(NAME),
             tool="custom" if custom else "function",
@@ -106,7 +107,7 @@ def _call(draw: st.DrawFn, index: int) -> list[ev.Event]:
 @st.composite
 def _output(draw: st.DrawFn, index: int) -> list[ev.Event]:
     custom = draw(st.booleans())
-    tool, item_id, name = "custom" if custom else "function", f"fco_{index}", draw(NAME)
+    tool, item_id, name = "custom" if custom else "function", own_id("fco_", RESPONSE_ID, index), draw(NAME)
     item = FunctionCallOutput(
         call_id=f"call_{index}",
         content=draw(
@@ -132,7 +133,7 @@ def _output(draw: st.DrawFn, index: int) -> list[ev.Event]:
 
 @st.composite
 def _opaque(draw: st.DrawFn, index: int) -> list[ev.Event]:
-    item_id = f"ws_{index}"
+    item_id = own_id("ws_", RESPONSE_ID, index)
     head = {"type": "web_search_call", "id": item_id, "action": {"type": "search", "query": "cats"}}
     opening = {**head, "status": "in_progress"}
     done = {**head, "status": "completed", "x": draw(JSON)}

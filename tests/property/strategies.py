@@ -23,7 +23,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from trunkline.model import events as ev
-from trunkline.model.items import FunctionCallOutput, OpaqueItem, TextPart
+from trunkline.model.items import FunctionCallOutput, OpaqueItem, Status, TextPart
 from trunkline.model.tokens import TokenLogprob, TopLogprob
 from trunkline.model.turn import terminal_for
 from trunkline.model.usage import Usage
@@ -98,6 +98,8 @@ class _Writer:
         self.next_item = 0
         self.closing: list[Callable[[dict[int, int]], ev.Event]] = []
         self.names = 0
+        self.texts: list[str] = []  # of the open item
+        self.calling = False
 
     def extension_of_choice(self) -> list[Callable[[dict[int, int]], ev.Event]]:
         if not self.extensions or self.draw(st.integers(0, 5)):
@@ -112,11 +114,11 @@ class _Writer:
             return lambda _: ev.Extension(name=name, payload=payload, choice=where["choice"])
         return lambda index: ev.Extension(name=name, payload=payload, index=index[local])
 
-    def close(self) -> list[Callable[[dict[int, int]], ev.Event]]:
+    def close(self, status: Status = "completed") -> list[Callable[[dict[int, int]], ev.Event]]:
         closing, self.closing = self.closing, []
         if self.item >= 0:
             local = self.item
-            closing.append(lambda index: ev.ItemDone(index=index[local]))
+            closing.append(lambda index: ev.ItemDone(index=index[local], status=status))
             self.item = -1
         return closing
 
@@ -124,6 +126,7 @@ class _Writer:
         local = self.item = self.next_item
         self.next_item += 1
         call: dict[str, str] = {}
+        self.texts, self.calling = [], kind == "function_call"
         if kind == "function_call":
             call = {"call_id": f"call_{self.choice}_{local}", "name": self.draw(NAME)}
             if self.custom and self.draw(st.booleans()):
@@ -140,6 +143,7 @@ class _Writer:
         self, cls: Callable[[int, str], ev.Event], *, ids: bool, tokens: bool
     ) -> list[Callable[[dict[int, int]], ev.Event]]:
         local, text = self.item, self.draw(TEXT)
+        self.texts.append(text)
         made: list[Callable[[dict[int, int]], ev.Event]] = []
         if tokens and self.tokens and self.draw(st.booleans()):
             entries = self.draw(token_lists(ids=ids))
@@ -183,7 +187,17 @@ class _Writer:
             self.units.append(self.delta(ev.ArgumentsDelta, ids=ids, tokens=tokens))
 
     def finish(self, reason: ev.FinishReason) -> None:
-        self.units.append([*self.extension_of_choice(), *self.close(), lambda _: ev.ChoiceDone(self.choice, reason)])
+        cut = reason in ("length", "content_filter") and not (self.calling and _is_json("".join(self.texts)))
+        closed = self.close("incomplete" if cut else "completed")
+        self.units.append([*self.extension_of_choice(), *closed, lambda _: ev.ChoiceDone(self.choice, reason)])
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def _weave(

@@ -140,7 +140,7 @@ def request_of(body: bytes) -> Request | None:
         assert msgspec.json.decode(SURFACE.encode_error(error.info()))["error"]["type"] == "invalid_request_error"  # noqa: PT017
         return None
     msgspec.json.decode(BACKEND.encode_request(request, model="up"))
-    msgspec.json.decode(BACKEND.forward_body(body, request, model="up"))
+    msgspec.json.decode(BACKEND.forward_body(body, request, model="up", own_items=request.items))
     return request
 
 

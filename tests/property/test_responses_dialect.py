@@ -60,7 +60,7 @@ ANY = answers() | cut(answers()) | chat_answers() | agent_answers() | cut(agent_
 
 
 def surface(*, spaced: bool = False, details: bool = True) -> ResponsesSurface:
-    return ResponsesSurface(Profile(json_spacing=spaced), now=lambda: NOW, usage_details=details)
+    return ResponsesSurface(Profile(json_spacing=spaced, usage_details=details), now=lambda: NOW)
 
 
 def encode(events: Iterable[ev.Event], request: Request = REQUEST, **settings: bool) -> bytes:
@@ -411,7 +411,7 @@ def test_no_body_breaks_the_reader_and_what_it_accepts_can_be_sent_stored_and_an
     except RequestError:
         return
     ResponsesBackend().encode_request(request, model="up")
-    ResponsesBackend().forward_body(data, request, model="up", with_history=True)
+    ResponsesBackend().forward_body(data, request, model="up", own_items=request.items[1:])
     codec.encode_turn(fold([STARTED, ev.ChoiceDone(0, "stop"), ev.TurnCompleted()]), request)
     stored = [msgspec.json.encode(item) for item in input_items(request.items, response_id="resp_1")]
     items_from_stored(stored)

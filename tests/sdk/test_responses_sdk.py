@@ -98,6 +98,41 @@ async def test_stream_helper(client: AsyncOpenAI) -> None:
         assert stored.output_text == final.output_text
 
 
+async def test_other_ways_of_reading(client: AsyncOpenAI) -> None:
+    async with client.responses.with_streaming_response.create(model="scripted", input="plain words") as whole:
+        assert (await whole.parse()).output_text == "plain words"
+        assert REQUEST_ID.fullmatch(whole.headers["x-request-id"])
+    async with client.responses.with_streaming_response.create(
+        model="scripted", input="plain words", stream=True
+    ) as lines:
+        kinds = [line.removeprefix("event: ") async for line in lines.iter_lines() if line.startswith("event: ")]
+    raw = await client.responses.with_raw_response.create(model="scripted", input="plain words", stream=True)
+    assert [event.type async for event in raw.parse()] == kinds
+    async with client.responses.stream(model="scripted", input="plain words") as helper:
+        await helper.until_done()
+        assert (await helper.get_final_response()).output_text == "plain words"
+
+
+async def test_a_stream_adds_up_for_who_watches_it(client: AsyncOpenAI) -> None:
+    async with client.responses.stream(model="scripted", input="weather in", tools=TOOLS) as stream:
+        seen = [event.snapshot async for event in stream if event.type == "response.function_call_arguments.delta"]
+    assert seen == ['{"city": ', '{"city": "Paris"}', '{"city": "Rome"}']
+    async with client.responses.stream(model="scripted", input="as json", text_format=Person) as typed:
+        texts = [event.snapshot async for event in typed if event.type == "response.output_text.delta"]
+    assert texts[-1] == '{"name": "Ada", "age": 36}'
+
+
+async def test_what_was_answered_is_input_again(client: AsyncOpenAI) -> None:
+    """The SDK's own objects, every member of them, and every parameter said to be nothing."""
+    first = await client.responses.create(model="scripted", input="hello")
+    again: list[Any] = [*first.output, {"role": "user", "content": "and again"}]
+    nothing: Any = dict.fromkeys(
+        ("conversation", "include", "instructions", "max_output_tokens", "metadata", "prompt", "reasoning", "store")
+    )
+    second = await client.responses.create(model="scripted", input=again, tools=[], **nothing)
+    assert second.output_text == "and again"
+
+
 async def test_parse(client: AsyncOpenAI) -> None:
     parsed = await client.responses.parse(model="scripted", input="as json", text_format=Person)
     assert parsed.output_parsed == Person(name="Ada", age=36)

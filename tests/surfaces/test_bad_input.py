@@ -126,6 +126,18 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]},
         "tools[0].function.parameters",
     ),
+    "parameters of no object": (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}]},
+        "tools[0].function.parameters",
+    ),
+    "a function whose name is empty": (
+        {"tools": [{"type": "function", "function": {"name": ""}}]},
+        "tools[0].function.name",
+    ),
+    "a tool whose name has two lines": (
+        {"tools": [{"type": "custom", "custom": {"name": "a\nb"}}]},
+        "tools[0].custom.name",
+    ),
     "tool_choice without tools": ({"tool_choice": "required"}, "tool_choice"),
     "tool_choice of no kind": (
         {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "maybe"},
@@ -200,7 +212,7 @@ async def test_a_huge_model_name_does_not_fill_the_log(echo: Serving) -> None:
     assert max(len(line) for line in echo.access_lines) < 2_000
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/v2/chat/completions", "/v1/chat/completions/", "/favicon.ico"])
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v2/chat/completions", "/v1/chat/completions/", "/favicon.ico"])
 async def test_unknown_route_is_json(echo: Serving, path: str) -> None:
     reply = await echo.get(path)
     assert (reply.status, reply.error["code"]) == (404, "not_found")

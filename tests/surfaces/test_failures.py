@@ -183,8 +183,8 @@ async def test_a_full_queue_is_429_with_retry_after(serve: Serve) -> None:
     async with scripted(serve, '{ text = "one" }', "{ hang = true }", settings=BUSY) as server:
         async with server.stream() as first, server.stream():
             await first.head()
-            admission = server.application.runtime.slots["talk"].admission
-            await eventually(lambda: admission.queued == 1)
+            endpoint = server.application.runtime.endpoints[0]
+            await eventually(lambda: endpoint.queued == 1)
             for stream in (False, True):
                 reply = await server.chat(stream=stream)
                 assert (reply.status, reply.error["type"]) == (429, "rate_limit_error")
@@ -192,7 +192,7 @@ async def test_a_full_queue_is_429_with_retry_after(serve: Serve) -> None:
                 assert "1 waiting" in reply.error["message"]
             health = (await server.get("/health")).json()
             assert (health["active"], health["queued"], health["busy"], health["capacity"]) == (1, 1, True, 1)
-        await eventually(lambda: admission.active == 0)
+        await eventually(lambda: endpoint.active == 0)
 
 
 async def test_a_waiter_is_answered_when_the_one_before_it_leaves(serve: Serve) -> None:
@@ -201,18 +201,18 @@ async def test_a_waiter_is_answered_when_the_one_before_it_leaves(serve: Serve) 
         async with server.stream() as first:
             await first.head()
             waiting = asyncio.create_task(server.chat("second"))
-            await eventually(lambda: server.application.runtime.slots["talk"].admission.queued == 1)
+            await eventually(lambda: server.application.runtime.endpoints[0].queued == 1)
         assert (await waiting).json()["choices"][0]["message"]["content"] == "second"
 
 
 async def test_a_waiter_that_leaves_gives_up_its_place(serve: Serve) -> None:
     async with scripted(serve, '{ text = "one" }', "{ hang = true }", settings=BUSY) as server:
-        admission = server.application.runtime.slots["talk"].admission
+        endpoint = server.application.runtime.endpoints[0]
         async with server.stream() as first:
             await first.head()
             async with server.stream():
-                await eventually(lambda: admission.queued == 1)
-            await eventually(lambda: admission.queued == 0)
+                await eventually(lambda: endpoint.queued == 1)
+            await eventually(lambda: endpoint.queued == 0)
             assert server.backend().opened == 1
 
 
@@ -271,8 +271,8 @@ async def test_a_client_that_leaves_stops_the_backend_wherever_it_is(serve: Serv
                 await wire.head()
                 await wire.chunk()
         await eventually(lambda: server.backend().active == 0)
-        admission = server.application.runtime.slots["talk"].admission
-        await eventually(lambda: admission.active == 0)
+        endpoint = server.application.runtime.endpoints[0]
+        await eventually(lambda: endpoint.active == 0)
         await eventually(lambda: any("client_disconnected" in line for line in server.access_lines))
 
 

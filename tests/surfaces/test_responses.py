@@ -115,14 +115,30 @@ def _without_ids(response: dict[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in response.items() if key not in left_out}, "output": output}
 
 
-async def test_text_reasoning_and_a_call_stand_in_order(client: Asking) -> None:
-    final = check_stream(await client.stream("the weather", tools=[GET_WEATHER]))
-    assert [item["type"] for item in final["output"]] == ["reasoning", "message", "function_call"]
-    assert final["output_text"] == "Let me look. "
-    assert final["output"][2]["arguments"] == '{"city": "Paris"}'
-    assert final["usage"]["total_tokens"] > 0
+async def test_an_answer_cut_by_a_limit_says_so(client: Asking) -> None:
     cut = check_stream(await client.stream("long", max_output_tokens=3))
     assert (cut["status"], cut["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+async def test_an_item_cut_by_an_upstreams_limit_says_so_where_it_ends(
+    serve: Serve, upstream: FakeUpstream, reason: str
+) -> None:
+    call = {"index": 0, "id": "up_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"ci'}}
+    begun = text_frame("Let me ") + text_frame("look.") + _delta({"tool_calls": [call]})
+    async with serve(f'[backends.up]\ntype = "http"\nendpoints = ["{upstream.url}"]\n') as server:
+        client = Asking(server, model="up-model")
+        for answer, statuses in (
+            (text_frame("So"), ["incomplete"]),
+            (begun, ["completed", "incomplete"]),
+            (begun + _delta({"tool_calls": [{"index": 0, "function": {"arguments": 'ty":1}'}}]}), ["completed"] * 2),
+        ):
+            upstream.plan(streamed(answer + text_frame(finish=reason) + usage_frame() + DONE))
+            events = await client.stream(tools=[GET_WEATHER])
+            final = check_stream(events)
+            ended = [event.json["item"] for event in events if event.kind == "response.output_item.done"]
+            assert [item["status"] for item in ended] == [item["status"] for item in final["output"]] == statuses
+            assert final["status"] == "incomplete"
 
 
 async def test_a_failure_in_a_stream_is_stored_as_it_was_said(client: Asking) -> None:
@@ -137,45 +153,6 @@ async def test_a_failure_in_a_stream_is_stored_as_it_was_said(client: Asking) ->
 
 
 # Chains
-
-
-async def test_a_chained_tool_turn_reaches_the_backend_whole(serve: Serve, upstream: FakeUpstream) -> None:
-    call = {"index": 0, "id": "up_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city":'}}
-    rest = {"index": 0, "function": {"arguments": '"Paris"}'}}
-    upstream.plan(
-        streamed(
-            text_frame("Let me ")
-            + text_frame("look. ")
-            + _delta({"tool_calls": [call]})
-            + _delta({"tool_calls": [rest]})
-            + text_frame(finish="tool_calls")
-            + usage_frame()
-            + DONE
-        ),
-        streamed(text_frame("Sunny.") + text_frame(finish="stop") + usage_frame() + DONE),
-    )
-    async with serve(f'[backends.up]\ntype = "http"\nendpoints = ["{upstream.url}"]\n') as server:
-        client = Asking(server, model="up-model")
-        events = await client.stream("weather in Paris?", tools=[GET_WEATHER], instructions="Be brief.")
-        first = check_stream(events)
-        assert [item["type"] for item in first["output"]] == ["message", "function_call"]
-        assert b"chatcmpl-up" not in b"".join(event.text for event in events)
-        assert first["usage"]["total_tokens"] == 7
-        assert (await client.get(first["id"])).body == final_of(events)
-        call_id = first["output"][1]["call_id"]
-        second = check_stream(
-            await client.stream([call_output(call_id)], previous_response_id=first["id"], tools=[GET_WEATHER])
-        )
-        assert second["output_text"] == "Sunny."
-        assert second["previous_response_id"] == first["id"]
-        assert second["instructions"] is None
-    told = upstream.posts[1].json()["messages"]
-    assert [message["role"] for message in told] == ["user", "assistant", "tool"]
-    assert told[0]["content"] == "weather in Paris?"
-    assert told[1]["content"] == "Let me look. "
-    assert told[1]["tool_calls"][0]["function"] == {"name": "get_weather", "arguments": '{"city":"Paris"}'}
-    assert told[1]["tool_calls"][0]["id"] == told[2]["tool_call_id"] == call_id
-    assert told[2]["content"] == "sunny"
 
 
 def _delta(delta: dict[str, Any]) -> bytes:
@@ -206,25 +183,6 @@ async def test_a_python_agent(serve: Serve) -> None:
         assert second["output_text"].endswith("| two")
         asked = await client.create("search cats")
         assert _without_ids(asked) == _without_ids(searched)
-
-
-async def test_the_embedded_model(serve: Serve) -> None:
-    async with serve('[backends.local]\ntype = "embedded"\n') as server:
-        (model,) = [one["id"] for one in (await server.get("/v1/models")).json()["data"]]
-        client = Asking(server, model=model)
-        events = await client.stream("Say one word.", max_output_tokens=4, temperature=0)
-        final = check_stream(events)
-        assert (await client.get(final["id"])).body == final_of(events)
-        await client.create("And another.", previous_response_id=final["id"], max_output_tokens=4)
-
-
-async def test_another_trunkline_behind(serve: Serve, server: Serving) -> None:
-    async with serve(f'[backends.up]\ntype = "http"\nendpoints = ["{server.url}/v1"]\n') as front:
-        client = Asking(front)
-        events = await client.stream("the weather", tools=[GET_WEATHER])
-        final = check_stream(events)
-        assert [item["type"] for item in final["output"]] == ["reasoning", "message", "function_call"]
-        assert (await client.get(final["id"])).body == final_of(events)
 
 
 async def test_a_chain_and_a_deletion_in_it(serve: Serve) -> None:
@@ -275,6 +233,16 @@ async def test_references_to_items(serve: Serve) -> None:
         for unknown in ("msg_nobody_0", "msg", "rs_1"):
             refused = await client.post([{"type": "item_reference", "id": unknown}, said("x")])
             assert (refused.status, refused.error["code"]) == (400, "item_not_found")
+
+
+async def test_every_item_of_a_long_turn_can_be_referred_to(serve: Serve) -> None:
+    """A response that many references name is read once."""
+    async with serve() as server:
+        client = Asking(server)
+        long = await client.create([said("hi") for _ in range(3000)])
+        turn = long["id"].removeprefix("resp_")
+        references = [{"type": "item_reference", "id": f"msg_{turn}_in{number}"} for number in range(3000)]
+        assert (await client.create([*references, said("and?")]))["usage"]["input_tokens"] == 3001
 
 
 async def test_an_own_tool_that_was_cut_does_not_block_what_follows(serve: Serve) -> None:

@@ -10,6 +10,8 @@ import pytest
 from tests.conftest import Serve
 from tests.responses import GET_WEATHER, Asking, Streamed, check_object, check_stream, events_in, final_of
 from tests.serving import Serving, eventually, serving
+from trunkline.engine.answer_size import MAX_ANSWER_CHARACTERS
+from trunkline.engine.runs import MAX_RUNS
 
 SCRIPT = r"""
 [[rules]]
@@ -32,12 +34,16 @@ steps = [{ error = "bug" }]
 match = "many"
 steps = [{ text = "word ", repeat = 9000 }]
 [[rules]]
+match = "without end"
+steps = [{ text = "PIECE", repeat = 40 }, { hang = true }]
+[[rules]]
 match = "hang"
 steps = [{ text = "so far " }, { hang = true }]
 [[rules]]
 match = "silent"
 steps = [{ hang = true }]
 """
+SCRIPT = SCRIPT.replace("PIECE", "x" * (MAX_ANSWER_CHARACTERS // 32))
 TOML = '[backends.talk]\ntype = "scripted"\nscript = "script.toml"\n'
 
 
@@ -91,13 +97,42 @@ async def test_what_is_resumed_is_what_was_missed(client: Asking) -> None:
             assert await client.resume(response_id, last_event_id=str(number)) == events[number + 1 :]
     assert await client.resume(response_id, 2, last_event_id="4") == events[3:]
     for odd in ("x", "-1", "1.5", "9" * 5000, "\u00b2"):
-        assert await client.resume(response_id, last_event_id=odd) in (events, [])
-    assert await client.resume(response_id, 10**17) == []
+        refused = await client.get(response_id, "?stream=true", headers={"last-event-id": odd})
+        assert (refused.status, refused.error["param"]) == (400, "Last-Event-ID")
     for wrong in ("x", "-2", "1.5", "1_0", "9" * 30, "9" * 5000):
         reply = await client.get(response_id, f"?stream=true&starting_after={wrong}")
         assert reply.status == 400, wrong
         assert reply.error["param"] == "starting_after"
     assert (await client.get(response_id, "?stream=perhaps")).status == 400
+
+
+async def test_where_to_go_on_is_said_for_a_stream_only(client: Asking) -> None:
+    foreground = await client.create("hello")
+    background = await client.create("hello", background=True)
+    await client.ended(background["id"])
+    for one, right in ((foreground, "was not created in the background"), (background, "needs 'stream=true'")):
+        for query, headers, param in (
+            ("?starting_after=1", {}, "starting_after"),
+            ("?stream=false&starting_after=1", {}, "starting_after"),
+            ("", {"last-event-id": "1"}, "Last-Event-ID"),
+        ):
+            reply = await client.get(one["id"], query, headers=headers)
+            assert (reply.status, reply.error["param"]) == (400, param)
+            assert right in reply.error["message"]
+    for query, headers in (("?stream=true&starting_after=1", {}), ("?stream=true", {"last-event-id": "1"})):
+        assert (await client.get(foreground["id"], query, headers=headers)).status == 400
+    assert (await client.get(foreground["id"])).status == 200
+
+
+async def test_a_number_beyond_the_end_gives_nothing_and_ends_when_the_run_has(client: Asking) -> None:
+    ended = await client.stream("the weather", background=True, tools=[GET_WEATHER])
+    response_id = str(check_run(ended)["id"])
+    for number in (len(ended) - 1, len(ended), 10**17):
+        assert await client.resume(response_id, number) == []
+    running = await client.create("hang", background=True)
+    ahead = asyncio.create_task(client.resume(running["id"], 10**17))  # waits for what follows that number
+    await client.cancel(running["id"])
+    assert await ahead == []
 
 
 async def test_readers_that_join_at_any_time_see_the_same(client: Asking, server: Serving) -> None:
@@ -216,6 +251,103 @@ async def test_more_runs_than_places_wait_and_all_end(serve: Serve) -> None:
         queued = [await client.create("the weather", background=True, tools=[GET_WEATHER]) for _ in range(80)]
         for one in queued:
             assert (await client.ended(one["id"]))["status"] == "completed"
+
+
+async def test_a_run_is_queued_until_a_backend_has_a_slot_for_it(serve: Serve) -> None:
+    async with serve(TOML + "max_concurrency = 1\nmax_queue = 1\n", scripts={"script.toml": SCRIPT}) as server:
+        client = Asking(server)
+        running = await client.create("hang", background=True)
+        await eventually(lambda: server.backend().active == 1)
+        waiting = [await client.create("hello", background=True) for _ in range(3)]
+        foreground = asyncio.create_task(client.create("hello"))
+        for one in waiting:
+            assert (await client.get(one["id"])).json()["status"] == "queued"
+        await client.cancel(running["id"])
+        assert (await foreground)["status"] == "completed"  # runs take no place of the queue of those who wait
+        for one in waiting:
+            events = await client.resume(one["id"])
+            assert check_run(events)["status"] == "completed"
+            assert [event.kind for event in events].count("response.in_progress") == 1
+
+
+async def test_more_runs_than_the_server_holds_are_refused_and_none_of_the_others_is_lost(serve: Serve) -> None:
+    async with serve(TOML + "max_concurrency = 1\n", scripts={"script.toml": SCRIPT}) as server:
+        client = Asking(server)
+        first = await client.create("hang", background=True)
+        replies = await asyncio.gather(*(client.post("hello", background=True) for _ in range(MAX_RUNS + 9)))
+        taken = [reply.json() for reply in replies if reply.status == 200]
+        refused = [reply for reply in replies if reply.status != 200]
+        assert (len(taken), len(refused)) == (MAX_RUNS - 1, 10)
+        for reply in refused:
+            assert (reply.status, reply.error["code"]) == (429, "rate_limit_exceeded")
+            assert int(reply.headers["retry-after"]) > 0
+        await client.cancel(first["id"])
+        for one in taken[:: MAX_RUNS // 20]:
+            assert (await client.ended(one["id"]))["status"] == "completed"
+        assert (await client.create("hello", background=True))["status"] == "queued"
+
+
+async def test_a_run_is_counted_and_logged_once_when_it_has_ended(client: Asking, server: Serving) -> None:
+    reply = await client.post("the weather", background=True, tools=[GET_WEATHER])
+    await client.ended(reply.json()["id"])
+    streamed = await client.stream("hello", background=True)
+    failed = await client.create("fail midway", background=True)
+    await client.ended(failed["id"])
+    cancelled = await client.create("hang", background=True)
+    await eventually(lambda: server.backend().active == 1)
+    await client.cancel(cancelled["id"])
+    (row,) = (await server.get("/v1/usage")).json()["data"]
+    assert (row["requests"], row["errors"]) == (4, 2)
+    usage = (await client.get(reply.json()["id"])).json()["usage"]
+    told = json.loads(final_of(streamed))["usage"]
+    assert row["output_tokens"] == usage["output_tokens"] + told["output_tokens"]
+    lines = [line for line in server.access_lines if " run " in line]
+    assert [line.partition("status=")[2].split(" ")[0] for line in lines] == [
+        "completed",
+        "completed",
+        "failed",
+        "cancelled",
+    ]
+    first = dict(field.split("=", 1) for field in lines[0].split(" ")[2:])
+    assert first["id"] == reply.headers["x-request-id"]
+    assert first["response"] == reply.json()["id"]
+    assert (first["tenant"], first["model"], first["route"]) == ("default", "scripted", "talk/scripted")
+    assert (first["input_tokens"], first["output_tokens"]) == (str(usage["input_tokens"]), str(usage["output_tokens"]))
+    assert float(first["ms"]) > 0
+    assert "error=cancelled" in lines[3]
+
+
+async def test_a_thousand_readers_of_an_ended_response_cost_one_query_for_each_page(
+    client: Asking, server: Serving
+) -> None:
+    queued = await client.create("the weather", background=True, tools=[GET_WEATHER])
+    whole = await client.resume(queued["id"])
+    await client.get(queued["id"])
+    statements: list[str] = []
+    database = server.application._store._database  # type: ignore[attr-defined]
+    database.reader.set_trace_callback(statements.append)
+    for _ in range(10):
+        bodies = await asyncio.gather(*(client.get(queued["id"]) for _ in range(50)))
+        assert len({reply.body for reply in bodies}) == 1
+        assert await asyncio.gather(*(client.resume(queued["id"]) for _ in range(50))) == [whole] * 50
+        assert await client.resume(queued["id"], 4) == whole[5:]
+    database.reader.set_trace_callback(None)
+    selects = [statement for statement in statements if "FROM" in statement]
+    assert len(selects) <= 1, selects  # the page that was read while the run was alive has been read again, whole
+    await client.delete(queued["id"])
+    assert (await client.get(queued["id"], "?stream=true")).status == 404
+
+
+@pytest.mark.slow
+async def test_an_answer_without_end_ends(client: Asking) -> None:
+    queued = await client.create("without end", background=True)
+    await client.get(queued["id"], "?stream=true")
+    kept = (await client.get(queued["id"])).json()
+    assert (kept["status"], kept["output"][0]["status"]) == ("failed", "incomplete")
+    assert kept["error"]["message"].startswith("the answer is longer than")
+    assert len(kept["output_text"]) >= MAX_ANSWER_CHARACTERS
+    streamed = (await client.post("without end", stream=True, store=False)).body
+    assert b"the answer is longer than" in streamed[streamed.rfind(b"event: response.failed") :]
 
 
 async def test_a_turn_cannot_continue_what_has_not_ended(client: Asking) -> None:

@@ -158,7 +158,7 @@ async def test_an_answer_whose_client_left_is_not_kept(serve: Serve, stream: boo
 async def test_a_store_that_fails_leaves_no_false_success(echo: Serving) -> None:
     await echo.application._store.close()
     whole = await echo.chat(store=True)
-    assert (whole.status, whole.error["type"]) == (500, "server_error")
+    assert (whole.status, whole.error["type"]) == (503, "server_error")
     frames = (await echo.chat(store=True, stream=True)).frames
     assert frames[-1].keys() == {"error"}
     assert "[DONE]" not in frames

@@ -20,8 +20,10 @@ from pathlib import Path
 
 import msgspec
 
+from trunkline.dialects.codec import BackendCodec
 from trunkline.model.errors import TrunklineError
-from trunkline.model.events import Event
+from trunkline.model.events import Event, TurnStarted
+from trunkline.model.grammar import Grammar
 
 ROOT = Path(__file__).parent / "cases"
 REWRITE = os.environ.get("TRUNKLINE_REWRITE_CASES") == "1"
@@ -97,3 +99,31 @@ def write_error(error: TrunklineError) -> str:
 
 def pretty(data: bytes) -> str:
     return f"{msgspec.json.format(data, indent=2).decode()}\n"
+
+
+def decode_answer(backend: BackendCodec, fallback: TurnStarted, case: Case) -> str:
+    """The events of the input, the same in every split, and the error it ends with."""
+    whole = _decode(backend, case, fallback, max(1, len(case.data)))
+    for size in (1, 2, 3, 7):
+        assert _decode(backend, case, fallback, size) == whole, f"fed {size} bytes at a time"
+    return whole
+
+
+def _decode(backend: BackendCodec, case: Case, fallback: TurnStarted, size: int) -> str:
+    decoder = backend.decoder(fallback, streamed=case.operation == "decode_stream")
+    data = case.data
+    events: list[Event] = []
+    failure = ""
+    try:
+        for start in range(0, len(data), size):
+            events.extend(decoder.feed(data[start : start + size]))
+            if decoder.ended:
+                break
+        events.extend(decoder.close())
+    except TrunklineError as error:
+        failure = write_error(error)
+    grammar = Grammar()
+    for event in events:
+        grammar.feed(event)
+    assert grammar.ended != bool(failure), "an answer ends with exactly one of a terminal event and an exception"
+    return write_events(events) + failure

@@ -1,16 +1,16 @@
 """The openai_chat dialect against its golden cases, each operation in the way a backend or a surface uses it."""
 
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import pytest
 
-from tests.wire.golden import Case, check, find_cases, pretty, read_events, write_error, write_events
+from tests.wire.golden import Case, check, decode_answer, find_cases, pretty, read_events, write_error
 from trunkline.config.profiles import Profile
 from trunkline.dialects.openai_chat import ChatBackend, ChatSurface
-from trunkline.dialects.openai_chat.backend import ChatDecoder
-from trunkline.model.errors import ErrorInfo, RequestError, TrunklineError
-from trunkline.model.events import Event, TurnFailed, TurnStarted
+from trunkline.model.errors import ErrorInfo, RequestError
+from trunkline.model.events import TurnFailed, TurnStarted
 from trunkline.model.grammar import Grammar
 from trunkline.model.request import Request
 from trunkline.model.turn import fold
@@ -30,34 +30,6 @@ def surface(case: Case) -> ChatSurface:
 
 def asked(case: Case) -> Request:
     return Request(model=case.settings.get("model"), items=(), stream=True, include_usage=case.flag("include_usage"))
-
-
-def decode(case: Case, size: int) -> str:
-    """The events of the input, fed `size` bytes at a time, and the error it ends with."""
-    decoder: ChatDecoder = BACKEND.decoder(FALLBACK, streamed=case.operation == "decode_stream")
-    data = case.data
-    events: list[Event] = []
-    failure = ""
-    try:
-        for start in range(0, len(data), size):
-            events.extend(decoder.feed(data[start : start + size]))
-            if decoder.ended:
-                break
-        events.extend(decoder.close())
-    except TrunklineError as error:
-        failure = write_error(error)
-    grammar = Grammar()
-    for event in events:
-        grammar.feed(event)
-    assert grammar.ended != bool(failure), "an answer ends with exactly one of a terminal event and an exception"
-    return write_events(events) + failure
-
-
-def decode_answer(case: Case) -> str:
-    whole = decode(case, max(1, len(case.data)))
-    for size in (1, 2, 3, 7):
-        assert decode(case, size) == whole, f"fed {size} bytes at a time"
-    return whole
 
 
 def decode_request(case: Case) -> str:
@@ -96,7 +68,10 @@ def encode_request(case: Case) -> str:
 def forward_body(case: Case) -> str:
     body = case.data.removesuffix(b"\n")
     request = surface(case).decode_request(body)
-    return BACKEND.forward_body(body, request, model=case.settings["backend_model"]).decode() + "\n"
+    return (
+        BACKEND.forward_body(body, request, model=case.settings["backend_model"], own_items=request.items).decode()
+        + "\n"
+    )
 
 
 def decode_error(case: Case) -> str:
@@ -108,10 +83,10 @@ def encode_error(case: Case) -> str:
 
 
 OPERATIONS: dict[str, Callable[[Case], str]] = {
-    "decode_body": decode_answer,
+    "decode_body": partial(decode_answer, BACKEND, FALLBACK),
     "decode_error": decode_error,
     "decode_request": decode_request,
-    "decode_stream": decode_answer,
+    "decode_stream": partial(decode_answer, BACKEND, FALLBACK),
     "encode_error": encode_error,
     "encode_request": encode_request,
     "encode_stream": encode_stream,

@@ -1,16 +1,17 @@
 """The openai_responses dialect against its golden cases, each operation in the way a backend, a surface or the store uses it."""
 
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import pytest
 
-from tests.wire.golden import Case, check, find_cases, pretty, read_events, write_error, write_events
+from tests.wire.golden import Case, check, decode_answer, find_cases, pretty, read_events, write_error
 from trunkline.config.profiles import Profile
 from trunkline.dialects.openai_responses import ResponsesBackend, ResponsesSurface
 from trunkline.dialects.openai_responses.read_items import items_from_stored
 from trunkline.dialects.openai_responses.write_items import check_calls, input_items
-from trunkline.model.errors import ErrorInfo, RequestError, TrunklineError
+from trunkline.model.errors import ErrorInfo, RequestError
 from trunkline.model.events import Event, TurnStarted
 from trunkline.model.grammar import Grammar
 from trunkline.model.request import Request
@@ -25,10 +26,10 @@ def surface(case: Case) -> ResponsesSurface:
         Profile(
             json_spacing=case.flag("json_spacing"),
             error_style="plain" if case.settings.get("error_style") == "plain" else "openai",
+            done_sentinel=case.settings.get("done_sentinel") != "false",
+            usage_details=case.settings.get("usage_details") != "false",
         ),
         now=lambda: 1700000009.75,
-        done_sentinel=case.settings.get("done_sentinel") != "false",
-        usage_details=case.settings.get("usage_details") != "false",
     )
 
 
@@ -37,35 +38,6 @@ def asked(case: Case) -> Request:
     if body is not None:
         return surface(case).decode_request(body.encode())
     return Request(model=case.settings.get("model"), items=(), stream=True, logprobs=case.flag("logprobs"))
-
-
-def decode(case: Case, size: int) -> str:
-    """The events of the input, fed `size` bytes at a time, and the error it ends with."""
-    decoder = BACKEND.decoder(FALLBACK, streamed=case.operation == "decode_stream")
-    data = case.data
-    events: list[Event] = []
-    failure = ""
-    try:
-        for start in range(0, len(data), size):
-            events.extend(decoder.feed(data[start : start + size]))
-            if decoder.ended:
-                break
-        if not decoder.ended:
-            events.extend(decoder.close())
-    except TrunklineError as error:
-        failure = write_error(error)
-    grammar = Grammar()
-    for event in events:
-        grammar.feed(event)
-    assert grammar.ended != bool(failure), "an answer ends with exactly one of a terminal event and an exception"
-    return write_events(events) + failure
-
-
-def decode_answer(case: Case) -> str:
-    whole = decode(case, max(1, len(case.data)))
-    for size in (1, 2, 3, 7):
-        assert decode(case, size) == whole, f"fed {size} bytes at a time"
-    return whole
 
 
 def decode_request(case: Case) -> str:
@@ -103,11 +75,11 @@ def encode_request(case: Case) -> str:
 def forward_body(case: Case) -> str:
     body = case.data.removesuffix(b"\n")
     request = surface(case).decode_request(body)
-    with_history = "history" in case.settings
-    if with_history:
+    own_items = request.items
+    if "history" in case.settings:
         history = items_from_stored([case.settings["history"].encode()])
         request = msgspec.structs.replace(request, items=(*history, *request.items))
-    written = BACKEND.forward_body(body, request, model=case.settings["backend_model"], with_history=with_history)
+    written = BACKEND.forward_body(body, request, model=case.settings["backend_model"], own_items=own_items)
     return written.decode() + "\n"
 
 
@@ -139,10 +111,10 @@ def encode_error(case: Case) -> str:
 
 OPERATIONS: dict[str, Callable[[Case], str]] = {
     "calls": calls,
-    "decode_body": decode_answer,
+    "decode_body": partial(decode_answer, BACKEND, FALLBACK),
     "decode_error": decode_error,
     "decode_request": decode_request,
-    "decode_stream": decode_answer,
+    "decode_stream": partial(decode_answer, BACKEND, FALLBACK),
     "encode_error": encode_error,
     "encode_request": encode_request,
     "encode_stream": encode_stream,

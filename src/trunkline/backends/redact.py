@@ -1,4 +1,4 @@
-"""Takes secrets out of a text that somebody outside may read, and bounds it.
+"""Takes secrets and addresses out of a text that somebody outside may read, and bounds it.
 
 An agent's exception text reaches the client (decision 39), and such texts quote requests, URLs and settings. The
 rules recognise a secret by its shape or by the name it is given; they prefer to take too much. They are, in order:
@@ -52,14 +52,18 @@ _RULES = (
 )
 
 
-def redacted(text: str, *, limit: int = LIMIT, secrets: Iterable[str] = ()) -> str:
+def redacted(text: str, *, limit: int = LIMIT, secrets: Iterable[str] = (), addresses: Iterable[str] = ()) -> str:
     """The text without secrets, at most `limit` characters; a cut is shown by an ellipsis.
 
     Only a bounded stretch is looked at, so that a huge text costs no more than a long one. Its last word is dropped:
-    half a secret has no shape to be recognised by. `secrets` are known ones, taken out as they are.
+    half a secret has no shape to be recognised by. `secrets` are known ones, taken out as they are; so are `addresses` (a host,
+    with its port where it has one), each with the URL it is part of.
     """
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
+    for address in addresses:
+        if address in text:
+            text = re.sub(rf"(?:https?://)?(?<![\w.-]){re.escape(address)}(?![\w-])[^\s\"'<>)\]]*", HIDDEN, text)
     if len(text) > 4 * limit:
         text = text[: 4 * limit].rpartition(" ")[0] + " …"
     text = text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be sent to anybody

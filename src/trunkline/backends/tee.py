@@ -25,10 +25,9 @@ from trunkline.model.errors import BackendError, BackendProtocolError, BackendUn
 from trunkline.model.ids import Entropy
 from trunkline.model.request import Request
 from trunkline.ports.backend import RelayBatch
-from trunkline.wire.sse import DONE, MAX_FRAME_BYTES, SseReader, split_frames
+from trunkline.wire.sse import DONE, MAX_FRAME_BYTES, SseReader, each_frame, split_frames
 
 _MODEL = re.compile(rb'"model":\s*("(?:[^"\\]|\\.)*")')
-_FRAME_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _WHOLE = (b"}\n\n", b"}\r\n\r\n")
 _BOM = b"\xef\xbb\xbf"
@@ -41,7 +40,8 @@ class StreamTee:
     def __init__(self, request: Request, *, entropy: Entropy) -> None:
         self._request = request
         self._entropy = entropy
-        self._rest = b""
+        self._rest: list[bytes] = []  # of an event that is not whole yet
+        self._rest_bytes = 0
         self._content = False
         self._named = False
         self._plain = False  # the upstream's JSON is spaced as _interesting expects
@@ -51,11 +51,22 @@ class StreamTee:
         self._begun = False
         self.ended = False
 
+    @property
+    def finished(self) -> bool:
+        """Whether every choice that was asked for has its finish reason."""
+        return len(self._finished) >= self._request.n
+
     def feed(self, data: bytes) -> RelayBatch:
         if self.ended:
             return RelayBatch(b"")
-        frames, self._rest = split_frames(self._rest + data if self._rest else data)
-        if len(self._rest) > MAX_FRAME_BYTES:
+        if b"\n" in data or b"\r" in data:
+            frames, rest = split_frames(b"".join([*self._rest, data]) if self._rest else data)
+            self._rest, self._rest_bytes = [rest] if rest else [], len(rest)
+        else:  # an event is not whole without a line end: a long one is joined once, not with every read
+            frames = b""
+            self._rest.append(data)
+            self._rest_bytes += len(data)
+        if self._rest_bytes > MAX_FRAME_BYTES:
             raise BackendProtocolError(f"upstream sent an event larger than {MAX_FRAME_BYTES} bytes")
         if (
             self._content
@@ -71,8 +82,11 @@ class StreamTee:
         """The end of the upstream's body."""
         if self.ended:
             return RelayBatch(b"")
+        return self._end(whole=self.finished)
+
+    def _end(self, *, whole: bool) -> RelayBatch:
         self.ended = True
-        if not self._finished:
+        if not whole:
             return self._fail(BackendUnavailable("the upstream ended its answer before a finish reason"))
         return RelayBatch(DONE, (ev.TurnCompleted(),), self._content)
 
@@ -84,7 +98,7 @@ class StreamTee:
             self._begun = True
             frames = frames.removeprefix(_BOM)  # clients' readers take it for a part of the first line
         try:
-            for frame in _split(frames):
+            for frame in each_frame(frames):
                 self._frame(frame, kept, seen)
                 if self.ended:
                     break
@@ -100,7 +114,7 @@ class StreamTee:
             return
         data = events[0].data
         if data.startswith(b"[DONE]"):
-            end = self.close()
+            end = self._end(whole=bool(self._finished))  # some servers answer with fewer choices than were asked for
             kept.append(end.data)
             seen.extend(end.events)
             return
@@ -226,15 +240,6 @@ def _interesting(frames: bytes) -> bool:
         or b'"error"' in frames
         or b"[DONE]" in frames
     )
-
-
-def _split(frames: bytes) -> list[bytes]:
-    pieces = []
-    start = 0
-    for match in _FRAME_END.finditer(frames):
-        pieces.append(frames[start : match.end()])
-        start = match.end()
-    return pieces
 
 
 def _object(data: bytes) -> Object:

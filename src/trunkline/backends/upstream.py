@@ -2,19 +2,31 @@
 
 aiohttp does the protocol. Nothing above this module knows it, so the transport can be replaced without touching the layers
 above. Deadlines that would cost a timer per read (aiohttp's `sock_read`) are kept by one lazily re-armed timer per answer.
+
+Clients read the messages of errors, so these name the backend. Its address and aiohttp's own words are for the log.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+import logging
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
 import aiohttp
 from yarl import URL
 
-from trunkline.model.errors import BackendProtocolError, BackendTimeout, BackendUnavailable
+from trunkline.model.errors import BackendError, BackendProtocolError, BackendTimeout, BackendUnavailable
+
+logger = logging.getLogger("trunkline.http")
 
 END_GRACE_S = 1.0
-REASON_CHARACTERS = 200
+CAUSE_CHARACTERS = 200
 MAX_BODY_BYTES = 256 * 1024 * 1024
+PIECE_BYTES = 65_536
+LARGE_BYTES = 1024 * 1024
+"""What is larger goes up in pieces; written at once it would hold up everybody else, as aiohttp warns."""
+
+Body = bytes | Sequence[bytes | memoryview]
+"""A request's body, or pieces that make it: large ones are sent from where they are."""
 
 
 class _Watch:
@@ -68,6 +80,26 @@ class _Watch:
             self._task.cancel()
 
 
+class _Asked:
+    """One request, for the log: what a client is told does not say where it went."""
+
+    __slots__ = ("_method", "_request_id", "_url", "name")
+
+    def __init__(self, name: str, method: str, url: URL, request_id: str | None) -> None:
+        self.name = name
+        self._method = method
+        self._url = url
+        self._request_id = request_id
+
+    def failed(self, error: BackendError, cause: Exception | None = None) -> BackendError:
+        """The error, once the log has it. Nobody waits for a probe; there are many while a server is away."""
+        level = logging.DEBUG if self._request_id is None else logging.WARNING
+        said = "" if cause is None else f": {(str(cause) or type(cause).__name__)[:CAUSE_CHARACTERS]}"
+        url = self._url.with_user(None).with_query(None)
+        logger.log(level, "%s: %s %s, request %s%s", error.message, self._method, url, self._request_id, said)
+        return error
+
+
 class Answer:
     """An upstream's response. Read it with `read` or `chunks`, then `close` it: unread answers cost their connection."""
 
@@ -76,13 +108,13 @@ class Answer:
         response: aiohttp.ClientResponse,
         watch: _Watch,
         *,
-        where: str,
+        asked: _Asked,
         first_byte_timeout_s: float,
         idle_timeout_s: float,
     ) -> None:
         self._response = response
         self._watch = watch
-        self._where = where
+        self._asked = asked
         self._first_byte_timeout_s = first_byte_timeout_s
         self._idle_timeout_s = idle_timeout_s
         self.status = response.status
@@ -100,7 +132,7 @@ class Answer:
             chunks.append(chunk)
             size += len(chunk)
             if size > at_most_bytes:
-                raise BackendProtocolError(f"{self._where} sent a body larger than {at_most_bytes} bytes")
+                raise BackendProtocolError(f"{self._asked.name} sent a body larger than {at_most_bytes} bytes")
         return b"".join(chunks)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
@@ -120,13 +152,17 @@ class Answer:
         except asyncio.CancelledError:
             if not watch.caught():
                 raise
-            raise BackendTimeout(
-                f"{self._where} sent nothing for {self._idle_timeout_s:g} s in the middle of its answer"
+            silent = (
+                f"{self._asked.name} sent nothing for {self._idle_timeout_s:g} s in the middle of its answer"
                 if begun
-                else f"{self._where} sent a head but no answer within {self._first_byte_timeout_s:g} s"
-            ) from None
+                else f"{self._asked.name} sent a head but no answer within {self._first_byte_timeout_s:g} s"
+            )
+            raise self._asked.failed(BackendTimeout(silent)) from None
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise BackendUnavailable(f"{self._where} broke off its answer: {_reason(error)}") from None
+            if arrived := content._read_nowait(-1):  # noqa: SLF001 - aiohttp's public ways lose what came before the break
+                yield arrived
+            broken = BackendUnavailable(f"{self._asked.name} broke off its answer")
+            raise self._asked.failed(broken, error) from None
         finally:
             watch.close()
 
@@ -148,12 +184,13 @@ class Answer:
 
 
 class Upstream:
-    """One server's connection pool."""
+    """One server's connection pool. `name` is what clients are told failed."""
 
     def __init__(
         self,
         base_url: str,
         *,
+        name: str,
         headers: Mapping[str, str],
         connect_timeout_s: float,
         first_byte_timeout_s: float,
@@ -162,7 +199,7 @@ class Upstream:
         trust_env: bool,
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        self.where = _shown(self.base_url)  # for messages that clients read
+        self.name = name
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "trunkline", **headers}
         self._urls: dict[str, URL] = {}
         self._connect_timeout_s = connect_timeout_s
@@ -186,17 +223,18 @@ class Upstream:
             await self._session.close()
             self._session = None
 
-    async def post(self, path: str, body: bytes, *, headers: Mapping[str, str]) -> Answer:
+    async def post(self, path: str, body: Body, *, headers: Mapping[str, str]) -> Answer:
         return await self._request("POST", path, body, headers)
 
     async def get(self, path: str) -> Answer:
         return await self._request("GET", path, None, {})
 
-    async def _request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
+    async def _request(self, method: str, path: str, body: Body | None, headers: Mapping[str, str]) -> Answer:
         """Raises BackendUnavailable when nobody answers, BackendTimeout when the head does not come in time."""
         url = self._urls.get(path)
         if url is None:
             url = self._urls[path] = URL(self.base_url + path)
+        asked = _Asked(self.name, method, url, headers.get("X-Request-Id"))
         watch = _Watch(self._first_byte_timeout_s)
         try:
             try:
@@ -211,45 +249,64 @@ class Upstream:
             watch.close()
             if not watch.caught():
                 raise
-            raise BackendTimeout(
-                f"{self.where} did not begin to answer within {self._first_byte_timeout_s:g} s"
-            ) from None
+            silent = BackendTimeout(f"{self.name} did not begin to answer within {self._first_byte_timeout_s:g} s")
+            raise asked.failed(silent) from None
         except aiohttp.ConnectionTimeoutError:
             watch.close()
-            raise BackendUnavailable(
-                f"{self.where} did not accept a connection within {self._connect_timeout_s:g} s"
-            ) from None
-        except aiohttp.ClientResponseError:
+            away = BackendUnavailable(f"{self.name} did not accept a connection within {self._connect_timeout_s:g} s")
+            raise asked.failed(away) from None
+        except aiohttp.ClientResponseError as error:
             watch.close()
-            raise BackendProtocolError(f"{self.where} answered with what is not HTTP") from None
+            raise asked.failed(BackendProtocolError(f"{self.name} answered with what is not HTTP"), error) from None
         except (aiohttp.ClientError, ConnectionError) as error:
             watch.close()
-            raise BackendUnavailable(f"cannot reach {self.where}: {_reason(error)}") from None
+            away = BackendUnavailable(f"{self.name} cannot be reached: {_reason(error)}")
+            raise asked.failed(away, error) from None
         watch.then(self._first_byte_timeout_s)
         return Answer(
             response,
             watch,
-            where=self.where,
+            asked=asked,
             first_byte_timeout_s=self._first_byte_timeout_s,
             idle_timeout_s=self._idle_timeout_s,
         )
 
     async def _send(
-        self, method: str, url: URL, body: bytes | None, headers: Mapping[str, str]
+        self, method: str, url: URL, body: Body | None, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         if self._session is None:
-            raise BackendUnavailable(f"the connection pool of {self.where} is closed")
-        return await self._session.request(method, url, data=body, headers=headers, allow_redirects=False)
+            raise BackendUnavailable(f"the connection pool of {self.name} is closed")
+        if isinstance(body, bytes) and len(body) > LARGE_BYTES:
+            body = (body,)
+        if body is None or isinstance(body, bytes):
+            data = (
+                None if body is None else aiohttp.BytesPayload(body)
+            )  # aiohttp would look for what it is in a list of kinds
+            return await self._session.request(method, url, data=data, headers=headers, allow_redirects=False)
+        headers = {**headers, "Content-Length": str(sum(map(len, body)))}  # known, so not sent in chunks
+        return await self._session.request(method, url, data=_sent(body), headers=headers, allow_redirects=False)
 
 
-def _shown(url: str) -> str:
-    """A URL as others may see it: without the user, the password and the query."""
-    return str(URL(url).with_user(None).with_query(None))
+async def _sent(pieces: Sequence[bytes | memoryview]) -> AsyncIterator[memoryview]:
+    """The pieces in stretches that a connection takes one after the other, so that it never holds a copy of a large one."""
+    for piece in pieces:
+        view = memoryview(piece)
+        for start in range(0, len(view), PIECE_BYTES):
+            yield view[start : start + PIECE_BYTES]
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientConnectorError):
-        reason = error.os_error.strerror or str(error.os_error) or "connection failed"
-    else:
-        reason = str(error) or type(error).__name__
-    return reason[:REASON_CHARACTERS]
+    """Why there is no connection, without the address that such errors quote."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            return "its certificate is not trusted"
+        case aiohttp.ClientSSLError():
+            return "it does not speak TLS as expected"
+        case aiohttp.ClientConnectorDNSError():
+            return "its host name does not resolve"
+        case aiohttp.ClientConnectorError(os_error=OSError(errno=int(number))) | OSError(errno=int(number)):
+            return os.strerror(number).lower()
+        case aiohttp.ServerDisconnectedError():
+            return "it closed the connection without an answer"
+        case _:
+            return "the connection failed"

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, assert_never, runtime_checkable
 
-from trunkline.assembly import build_backends
+from trunkline.assembly import build_endpoints
 from trunkline.cli.model_names import with_model_names
 from trunkline.cli.output import Output, Style, table
 from trunkline.cli.target import agent_name
-from trunkline.config.checks import static_models, unlisted_backends
+from trunkline.config.checks import static_models, unlisted_backends, without_password
 from trunkline.config.load import load_config
 from trunkline.config.schema import Backend, Config, EmbeddedSettings, HttpSettings, PythonSettings, ScriptedSettings
 from trunkline.ports.runtime import SystemClock, SystemEntropy
@@ -34,10 +34,11 @@ HEADER = ("MODEL", "BACKEND", "TYPE", "ANSWERED BY")
 def check(path: Path, *, environ: Mapping[str, str], output: Output) -> None:
     """Prints the resolved routes. Raises ConfigError for the first thing that is wrong."""
     config = asyncio.run(with_model_names(load_config(path, environ=environ), base_dir=path.parent))
-    backends = build_backends(config, base_dir=path.parent, clock=SystemClock(), entropy=SystemEntropy())
-    for backend in backends.values():
-        if isinstance(backend, Checkable):
-            backend.check()
+    backends = build_endpoints(config, base_dir=path.parent, clock=SystemClock(), entropy=SystemEntropy())
+    for endpoints in backends.values():
+        for endpoint in endpoints:
+            if isinstance(endpoint.backend, Checkable):
+                endpoint.backend.check()
     heading, *rows = table(HEADER, route_rows(config))
     output.line(heading, style=Style.STRONG)
     for row in rows:
@@ -83,7 +84,7 @@ def _own_names(settings: Backend, config: Config) -> str:
 def _answerer(settings: Backend, model: str | None) -> str:
     match settings:
         case HttpSettings():
-            where = f"{', '.join(settings.endpoints)} ({settings.dialect})"
+            where = f"{', '.join(map(without_password, settings.endpoints))} ({settings.dialect})"
         case PythonSettings():
             where = settings.target
         case ScriptedSettings():

@@ -27,6 +27,7 @@ import uvicorn
 from trunkline.cli.http_protocol import BoundedHttp
 from trunkline.cli.lifespan import Lifespan, Message
 from trunkline.cli.listen import BACKLOG
+from trunkline.cli.socket_protocol import PING_INTERVAL_S, OrderlySocket
 
 CANCEL_S = 6.0
 CLOSE_S = 15.0
@@ -46,6 +47,16 @@ class Application(Protocol):
         send: Callable[[Message], Awaitable[None]],
         /,
     ) -> None: ...
+
+    @property
+    def busy(self) -> bool:
+        """Whether work goes on that no connection waits for."""
+        ...
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The most that one message of a WebSocket may have."""
+        ...
 
     def drain(self) -> None:
         """The server is shutting down: refuse what is new, let what is under way finish."""
@@ -147,7 +158,11 @@ def _uvicorn_config(application: Application) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=BoundedHttp,
-        ws="none",
+        ws=OrderlySocket,
+        ws_max_size=2 * application.max_message_bytes,  # up to here it is refused and the connection stays
+        ws_ping_interval=PING_INTERVAL_S,
+        ws_ping_timeout=None,
+        ws_per_message_deflate=False,  # costs memory for each connection, and every small event a run of the compressor
         lifespan="off",  # driven by Lifespan
         interface="asgi3",
         log_config=None,
@@ -166,24 +181,24 @@ async def _drain(server: uvicorn.Server, application: Application, *, grace_s: f
         accepting.close()
     for connection in list(server.server_state.connections):
         connection.shutdown()
-    if await _settled(server, within_s=grace_s):
+    if await _settled(server, application, within_s=grace_s):
         return
     log.warning("shutdown grace of %s s is over; answers ended: %d", f"{grace_s:g}", len(server.server_state.tasks))
     application.abort()
-    if await _settled(server, within_s=CANCEL_S):
+    if await _settled(server, application, within_s=CANCEL_S):
         return
     for task in list(server.server_state.tasks):
         task.cancel()
     for connection in list(server.server_state.connections):
         connection.transport.abort()
-    await _settled(server, within_s=CANCEL_S)
+    await _settled(server, application, within_s=CANCEL_S)
 
 
-async def _settled(server: uvicorn.Server, *, within_s: float) -> bool:
-    """Whether every answer has ended and every connection has closed."""
+async def _settled(server: uvicorn.Server, application: Application, *, within_s: float) -> bool:
+    """Whether every answer has ended, every connection has closed, and nothing goes on in the background."""
     state = server.server_state
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within_s):
-            while state.tasks or state.connections:  # noqa: ASYNC110 - uvicorn keeps plain sets, without an event
+            while state.tasks or state.connections or application.busy:  # noqa: ASYNC110 - uvicorn keeps plain sets, without an event
                 await asyncio.sleep(POLL_S)
-    return not state.tasks and not state.connections
+    return not (state.tasks or state.connections or application.busy)

@@ -22,6 +22,7 @@ from trunkline.cli.lifespan import Lifespan
 from trunkline.cli.listen import base_url, listen
 from trunkline.cli.model_names import with_default_model, with_model_names
 from trunkline.cli.output import Output
+from trunkline.cli.recognise import with_dialects
 from trunkline.cli.target import target_document
 from trunkline.cli.welcome import print_welcome, url_line
 from trunkline.config.load import build_config, load_config
@@ -79,7 +80,7 @@ def serve(options: ServeOptions, *, config: Config, base_dir: Path, output: Outp
     with contextlib.closing(listener), asyncio.Runner(loop_factory=auto_loop_factory(use_subprocess=False)) as runner:
         config = runner.run(with_model_names(config, base_dir=base_dir))
         if options.config is None:
-            config = with_default_model(config)
+            config = with_default_model(runner.run(with_dialects(config)))
         application = assemble(config, base_dir=base_dir)
         runner.run(_serve(application, listener, options=options, config=config, output=output))
         if runner.run(_left_behind()):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from trunkline import __version__
 from trunkline.cli.output import Output, Style
 from trunkline.config.schema import Config, EmbeddedSettings
+from trunkline.config.store_url import MEMORY
 
 KEY_VARIABLE = "TRUNKLINE_API_KEY"
 QUESTION = "Say hello in one sentence."
@@ -38,6 +39,12 @@ def print_welcome(output: Output, *, config: Config, url: str, models: Sequence[
     output.line()
     for line in sdk_program(model, brief=brief):
         output.line(f"  {line}")
+    if config.store.url == MEMORY:
+        output.line()
+        output.line(
+            "(What is stored is kept in memory until the server stops; a configuration file can keep it.)",
+            style=Style.FAINT,
+        )
     if secured:
         output.line()
         output.line(f"({KEY_VARIABLE} holds one of the configured keys.)", style=Style.FAINT)

@@ -18,6 +18,7 @@ from trunkline.config.store_url import store_url_problem
 
 DEFAULT_TENANT = "default"
 _BACKEND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_PORTS = {"http": 80, "https": 443}
 _TARGET = re.compile(r"[^:]+:[A-Za-z_][A-Za-z0-9_.]*")
 _HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+(:\d+)?(/.*)?|\[[0-9a-fA-F:.]+\](:\d+)?(/.*)?")
 
@@ -111,6 +112,7 @@ def _backends(config: Config) -> Iterator[Problem]:
         match settings:
             case HttpSettings():
                 yield from _endpoints(settings, path=f"{path}.endpoints")
+                yield from _names(settings.models, path=f"{path}.models")
                 if settings.api_key is not None and not settings.api_key.isprintable():
                     yield Problem(
                         f"{path}.api_key", "contains line ends or control characters, which no header can carry"
@@ -128,16 +130,22 @@ def _backends(config: Config) -> Iterator[Problem]:
 
 
 def _endpoints(settings: HttpSettings, *, path: str) -> Iterator[Problem]:
-    if len(settings.endpoints) > 1:
-        yield Problem(
-            path,
-            f"this version of trunkline uses one endpoint per backend, got {len(settings.endpoints)}; "
-            "give each its own [backends.NAME] table and list them in a model's routes",
-        )
+    places: set[object] = set()
     for index, url in enumerate(settings.endpoints):
         wrong = url_problem(url)
         if wrong:
             yield Problem(f"{path}[{index}]", wrong)
+            continue
+        place = _place(urlsplit(url))
+        if place in places:
+            yield Problem(f"{path}[{index}]", "is listed twice; to give a server more of the work, raise 'weight'")
+        places.add(place)
+
+
+def _place(parts: SplitResult) -> object:
+    """Where a URL leads, however it is spelled. Who asks is no part of it: an endpoint is named by its place."""
+    usual = _PORTS.get(parts.scheme)
+    return parts.hostname, None if parts.port == usual else parts.port, parts.path.rstrip("/")
 
 
 def url_problem(url: str) -> str | None:
@@ -145,14 +153,14 @@ def url_problem(url: str) -> str | None:
     parts = _split(url)
     if parts is not None and parts.scheme in {"http", "https"} and parts.hostname:
         if parts.query or parts.fragment:
-            return f"expected a base URL without query or fragment, got {_without_password(url)!r}"
+            return f"expected a base URL without query or fragment, got {without_password(url)!r}"
         if any(part.isspace() for part in url):
-            return f"expected a URL without spaces, got {_without_password(url)!r}"
+            return f"expected a URL without spaces, got {without_password(url)!r}"
         for suffix in ("/chat/completions", "/completions", "/models"):
             if parts.path.rstrip("/").endswith(suffix):
                 base = url.rstrip("/").removesuffix(suffix)
                 return (
-                    f"expected the base URL, got {_without_password(url)!r} (did you mean {_without_password(base)!r}?)"
+                    f"expected the base URL, got {without_password(url)!r} (did you mean {without_password(base)!r}?)"
                 )
         return None
     hint = ""
@@ -161,7 +169,7 @@ def url_problem(url: str) -> str | None:
     elif _HOST_AND_PORT.fullmatch(url):
         guess = f"http://{url}" if "/" in url else f"http://{url}/v1"
         hint = f" (did you mean {guess!r}?)"
-    return f"expected an http(s) URL, got {_without_password(url)!r}{hint}"
+    return f"expected an http(s) URL, got {without_password(url)!r}{hint}"
 
 
 def _split(url: str) -> SplitResult | None:
@@ -173,7 +181,7 @@ def _split(url: str) -> SplitResult | None:
         return None
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
     return re.sub(r"(?<=://)[^/@]*@", "", url)
 
 

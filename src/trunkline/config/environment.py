@@ -18,7 +18,8 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
         variable: Environment variable; an empty one counts as not set.
         flag: Flag of `trunkline serve`, where there is one.
         key: Dotted key in the file.
-        kind: How the text becomes a value: as it is, as a number, or as a list of one.
+        kind: How the text becomes a value: as it is, as a number, as a list of one, or as the URL of a store in that file.
+        profile: The only profile under which it is read; absent: any. A key set by another variable before stays.
         doc: What it is for.
     """
 
@@ -26,12 +27,15 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     doc: str
     flag: str | None = None
-    kind: Literal["text", "integer", "list"] = "text"
+    kind: Literal["text", "integer", "list", "file"] = "text"
+    profile: str | None = None
 
     def value(self, text: str) -> object:
         """The text as the file would have it. What is no number stays text: the schema then says what it should be."""
         if self.kind == "list":
             return [text]
+        if self.kind == "file":
+            return f"sqlite:///{text}"
         if self.kind == "integer":
             digits = text.removeprefix("-")
             return int(text) if digits.isascii() and digits.isdigit() and len(digits) < 19 else text
@@ -57,6 +61,20 @@ OVERRIDES = (
     ),
     Override(
         variable="TRUNKLINE_LOG_LEVEL", flag="--log-level", key="server.log_level", doc="How much goes to the log."
+    ),
+    Override(
+        variable="NOMYO_ROUTER_API_KEY",
+        key="server.api_keys",
+        kind="list",
+        profile="nomyo",
+        doc="The same as `TRUNKLINE_API_KEY`; read under the profile `nomyo` only.",
+    ),
+    Override(
+        variable="NOMYO_ROUTER_DB_PATH",
+        key="store.url",
+        kind="file",
+        profile="nomyo",
+        doc="The store's file; read under the profile `nomyo` only.",
     ),
 )
 

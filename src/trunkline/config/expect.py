@@ -21,10 +21,10 @@ SECRET_KEYS = frozenset({"key", "api_key", "api_keys"})
 
 NOT_YET = frozenset(
     {
-        "cache", "rollouts",                                                                # tables
+        "rollouts",                                                                         # tables
         "command",                                                                          # backend types
-        "openai_responses", "anthropic_messages", "ollama_chat", "vllm", "sglang", "llama_cpp",  # dialects
-        "on_lost", "preset", "weight", "hold_s", "tokenizer",                               # backend settings
+        "anthropic_messages", "vllm", "sglang", "llama_cpp",  # dialects
+        "preset", "hold_s", "tokenizer",                               # backend settings
         "hermes", "nanobot", "nomyo", "claude-agent", "atropos",                            # profiles
     }
 )  # fmt: skip

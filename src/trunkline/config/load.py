@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from trunkline.config.checks import inconsistency
-from trunkline.config.environment import OVERRIDES
+from trunkline.config.environment import OVERRIDES, Override
 from trunkline.config.expect import Document, first_problem
 from trunkline.config.schema import Config
 from trunkline.config.secrets import InterpolationError, interpolate
@@ -30,6 +30,7 @@ class _Source(msgspec.Struct, frozen=True):
 
     def error(self, key: str, message: str) -> ConfigError:
         for overridden, origin in self.origins.items():
+            message = message.replace(f"{overridden}[0]", f"{overridden}[0], which {origin} sets")
             if key == overridden or key.startswith(f"{overridden}["):
                 return ConfigError(message, key=origin)
         return ConfigError(message, file=self.file, key=key or None)
@@ -93,6 +94,11 @@ def _parse(path: Path, *, file: str) -> Document:
         raise ConfigError(f"not valid TOML: {error}", file=file) from None
 
 
+def _applies(override: Override, tables: Mapping[str, object]) -> bool:
+    server = tables.get("server")
+    return override.profile is None or (isinstance(server, dict) and server.get("profile") == override.profile)
+
+
 def _overlaid(
     document: Document, *, environ: Mapping[str, str], flags: Mapping[str, str]
 ) -> tuple[Document, Mapping[str, str]]:
@@ -102,7 +108,7 @@ def _overlaid(
     for override in OVERRIDES:
         if override.flag is not None and override.flag in flags:
             origin, text = override.flag, flags[override.flag]
-        elif environ.get(override.variable):
+        elif environ.get(override.variable) and override.key not in origins and _applies(override, tables):
             origin, text = override.variable, environ[override.variable]
         else:
             continue

@@ -42,7 +42,7 @@ class ServerSettings(_Table, frozen=True, kw_only=True):
         api_keys: Bearer tokens; all of them are one tenant, `default`. Absent: open, on loopback only.
         keys: Bearer tokens with a name, each its own tenant.
         cors_origins: Browser origins that may call, exactly as browsers send them. `*` allows any origin, without credentials.
-        default_model: Model that answers when a request names none.
+        default_model: Model that answers when a request names none; absent: such a request is a 400.
         model_name: Name under which a single agent is shown.
         keepalive_s: Seconds of silence after which a stream sends an SSE comment.
         max_body_bytes: Largest request body accepted.
@@ -71,11 +71,14 @@ class BackendSettings(_Table, frozen=True, kw_only=True, tag_field="type"):
 
     Attributes:
         timeout_s: Seconds one turn may take.
-        max_concurrency: Turns it works on at once; more wait in the queue.
+        max_concurrency: Turns it works on at once, for each of its endpoints and models; more wait in the queue.
         max_queue: Turns that may wait; one more is answered 429 with Retry-After.
         streaming: Whether clients may ask for a stream.
         on_disconnect: What becomes of a turn whose client has left: `cancel` stops it, `finish` lets it end (a stored response
-            can then be retrieved), a number gives it that many seconds.
+            can be retrieved once it has), a number gives it that many seconds.
+        on_lost: What becomes of a background response whose server stopped while it was being answered: `fail` ends it as
+            `failed` with the code `worker_lost`, `restart` has it answered again from the start, at most three times. The
+            first backend of the model's route decides.
     """
 
     timeout_s: Positive = 600.0
@@ -83,6 +86,7 @@ class BackendSettings(_Table, frozen=True, kw_only=True, tag_field="type"):
     max_queue: Size = 256
     streaming: bool = True
     on_disconnect: Literal["cancel", "finish"] | Positive = "cancel"
+    on_lost: Literal["fail", "restart"] = "fail"
 
 
 class EmbeddedSettings(BackendSettings, frozen=True, kw_only=True, tag="embedded"):
@@ -107,11 +111,15 @@ class HttpSettings(BackendSettings, frozen=True, kw_only=True, tag="http"):
     """A model server.
 
     Attributes:
-        endpoints: Base URLs, as in `http://127.0.0.1:8000/v1`.
-        dialect: What it speaks.
+        endpoints: Base URLs, as in `http://127.0.0.1:8000/v1`; with Ollama's own API `http://127.0.0.1:11434`. Several share
+            the work: each gets what it has the model for.
+        dialect: What it speaks: chat completions, Responses natively, or Ollama's own API.
         api_key: Bearer token sent to it.
-        vendor: Which server it is, for its known differences; absent: none.
+        vendor: Which server it is, for its known differences; absent: seen in its list of models, else `generic`.
         models: Its models, where it cannot list them itself.
+        weight: Its share of the work where other backends offer the same model: one with 2 gets twice as much as one with 1.
+        retries: How often a call that failed before its answer began is sent again to the same endpoint, after a pause or what
+            its Retry-After says. Other endpoints are tried first, whatever this is.
         connect_timeout_s: Seconds to open a connection.
         first_event_timeout_s: Seconds until the first byte of an answer.
         idle_timeout_s: Seconds between two reads of one answer.
@@ -120,10 +128,12 @@ class HttpSettings(BackendSettings, frozen=True, kw_only=True, tag="http"):
     """
 
     endpoints: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-    dialect: Literal["openai_chat"] = "openai_chat"
+    dialect: Literal["openai_chat", "openai_responses", "ollama_chat"] = "openai_chat"
     api_key: str | None = None
-    vendor: str | None = None
+    vendor: Literal["generic", "llama_cpp", "ollama", "openai", "sglang", "vllm"] | None = None
     models: tuple[str, ...] = ()
+    weight: Positive = 1.0
+    retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
     connect_timeout_s: Positive = 5.0
     first_event_timeout_s: Positive = 300.0
     idle_timeout_s: Positive = 120.0
@@ -181,10 +191,12 @@ class ModelSettings(_Table, frozen=True, kw_only=True):
     Attributes:
         name: The name.
         routes: Who answers, in order; the rest are fallbacks.
+        cache: Whether what it has answered is given again to whoever asks the same; see the cache's page.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
     routes: Annotated[tuple[RouteSettings, ...], msgspec.Meta(min_length=1)]
+    cache: bool = False
 
 
 class StoreSettings(_Table, frozen=True, kw_only=True):
@@ -203,17 +215,38 @@ class StoreSettings(_Table, frozen=True, kw_only=True):
     max_age_s: Positive | None = None
 
 
+class CacheSettings(_Table, frozen=True, kw_only=True):
+    """Answers that are given again, for the models and the requests that ask for it. See the cache's page.
+
+    Attributes:
+        ttl_s: Seconds for which an answer is kept.
+        max_bytes: Memory for all answers together; the least recently used give way.
+        semantic: Whether a question that means the same is answered too, not only one of the same words. Needs
+            `trunkline[semantic-cache]`.
+        threshold: How much alike two questions must be, as the cosine of their embeddings; 1 is the same.
+        embedding_model: Folder with `model.onnx` and `tokenizer.json`; absent: the ones of requirements/semantic-model.txt.
+    """
+
+    ttl_s: Positive = 3600.0
+    max_bytes: Count = 64_000_000
+    semantic: bool = False
+    threshold: Annotated[float, msgspec.Meta(ge=0.5, le=1)] = 0.88
+    embedding_model: str | None = None
+
+
 class Config(_Table, frozen=True, kw_only=True):
     """The whole file.
 
     Attributes:
         server: How it listens.
         store: What it keeps.
+        cache: What it answers again.
         backends: Who answers, by name.
         models: Names clients use, each with its route. A backend without an entry offers its models under their own names.
     """
 
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
+    cache: CacheSettings = CacheSettings()
     backends: Mapping[str, Backend] = {}
     models: tuple[ModelSettings, ...] = ()

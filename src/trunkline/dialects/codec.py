@@ -8,13 +8,28 @@ A non-streamed body goes through the same decoder; a non-streamed answer is `enc
 proves: `decode(encode(events)) == events` on the events it can express, and byte-split invariance.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
+
+import msgspec
 
 from trunkline.model.errors import BackendError, ErrorInfo
 from trunkline.model.events import Event, TurnStarted
-from trunkline.model.request import Request
+from trunkline.model.items import Item
+from trunkline.model.request import OpaqueTool, Request, Tool
 from trunkline.model.turn import Turn
+from trunkline.wire.sse import KEEPALIVE
+
+
+class Framing(msgspec.Struct, frozen=True):
+    """How a dialect's streams look from outside. `keepalive` may stand between frames and says nothing; empty: nothing may."""
+
+    media_type: str
+    keepalive: bytes
+
+
+EVENT_STREAM = Framing("text/event-stream", KEEPALIVE)
+JSON_LINES = Framing("application/x-ndjson", b"")
 
 
 class Encoder(Protocol):
@@ -58,6 +73,7 @@ class SurfaceCodec(Protocol):
     """A dialect in front."""
 
     name: str
+    framing: Framing
 
     def decode_request(self, body: bytes) -> Request: ...
 
@@ -75,7 +91,15 @@ class BackendCodec(Protocol):
 
     def encode_request(self, request: Request, *, model: str) -> bytes: ...
 
-    def decoder(self, fallback: TurnStarted, *, streamed: bool) -> Decoder: ...
+    def forward_body(self, body: bytes, request: Request, *, model: str, own_items: Sequence[Item]) -> bytes:
+        """A client's own body of this dialect. `own_items`: what its items were read as; the request may hold others."""
+        ...
+
+    def decoder(
+        self, fallback: TurnStarted, *, streamed: bool, tools: Sequence[Tool | OpaqueTool] | None = None
+    ) -> Decoder:
+        """`tools`: those the request declares, for a dialect in which answers also show calls of the upstream's own."""
+        ...
 
     def decode_error(self, status: int, body: bytes) -> BackendError: ...
 

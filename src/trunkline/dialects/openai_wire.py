@@ -3,6 +3,7 @@
 Not a dialect: pieces that mean the same in both, written once so that the dialects need not know each other.
 """
 
+import re
 from collections.abc import Sequence
 from typing import TypeGuard, cast
 
@@ -20,6 +21,19 @@ from trunkline.model.errors import (
 from trunkline.model.events import Extension
 from trunkline.model.tokens import TokenLogprob, TopLogprob
 from trunkline.model.usage import Usage
+
+# A request that does not fit into the context, as servers say it that do not say OpenAI's `code`. Read here, so that everybody else
+# has a code to go by.
+_STATUSES_TOO_LONG = frozenset({400, 413, 422})
+_TYPES_TOO_LONG = frozenset({"exceed_context_size_error"})  # llama.cpp, and what has it inside: Ollama, LM Studio
+_TEXTS_TOO_LONG = re.compile(
+    r"maximum context length"  # OpenAI, vLLM to 0.15, SGLang (requested tokens), Ollama ("input length exceeds …")
+    r"|model's context length is only"  # vLLM from 0.16
+    r"|longer than the model's context length"  # SGLang (input alone)
+    r"|exceeds the available context size"  # llama.cpp before it had a type
+    r"|exceeds? the context length"  # Ollama
+    r"|exceeded max context length"  # Ollama's cloud
+)
 
 _STREAMED_TEXT = frozenset({"arguments", "data", "summary", "text", "transcript"})
 
@@ -136,6 +150,8 @@ def read_error(status: int, source: Json) -> BackendError:
         return BackendTimeout(message, code=code, param=param)
     if status == 503:
         return BackendUnavailable(message, code=code, param=param)
+    if status in _STATUSES_TOO_LONG and (kind in _TYPES_TOO_LONG or _TEXTS_TOO_LONG.search(message)):
+        kind, code = "invalid_request_error", "context_length_exceeded"
     if 400 <= status < 500 and status not in (402, 403):  # those are about our account, another backend may answer
         return BackendRejected(message, status=status, type=kind, code=code, param=param)
     return BackendError(message, code=code, param=param)

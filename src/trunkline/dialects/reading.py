@@ -15,6 +15,11 @@ from trunkline.model.errors import InvalidParameter, RequestError
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Object = dict[str, Json]
 
+MAX_PAIRS = 16
+MAX_NAME_CHARACTERS = 64
+MAX_VALUE_CHARACTERS = 512
+"""Of the metadata of what is kept, as the API bounds them."""
+
 
 def decode_body(body: bytes) -> Object:
     """The body as a JSON object. Raises RequestError for anything else, however long or deep."""
@@ -25,7 +30,8 @@ def decode_body(body: bytes) -> Object:
     except UnicodeDecodeError:
         raise RequestError(f"Invalid JSON: the body is not UTF-8{_where(body)}", code="invalid_json") from None
     except msgspec.DecodeError as error:
-        raise RequestError(f"Invalid JSON: {error}", code="invalid_json") from None
+        what = str(error) if body.strip() else "expected a JSON object, got an empty body"
+        raise RequestError(f"Invalid JSON: {what}", code="invalid_json") from None
     if not isinstance(value, dict):
         raise RequestError(f"Invalid JSON: expected an object, but got {describe(value)} instead", code="invalid_type")
     return value
@@ -70,8 +76,12 @@ def wrong_type(path: str, expected: str, value: Json) -> NoReturn:
     )
 
 
-def missing(path: str) -> NoReturn:
-    raise InvalidParameter(f"Missing required parameter: '{path}'.", code="missing_required_parameter", param=path)
+def missing(path: str, *, instead_of: str | None = None) -> NoReturn:
+    """`instead_of`: what there is, and probably stands for it."""
+    hint = "" if instead_of is None else f" (did you mean '{path}' instead of '{instead_of}'?)"
+    raise InvalidParameter(
+        f"Missing required parameter: '{path}'{hint}.", code="missing_required_parameter", param=path
+    )
 
 
 def text(value: Json, path: str) -> str:
@@ -169,12 +179,74 @@ def optional_text(source: Object, key: str, path: str) -> str | None:
     return None if value is None else text(value, f"{path}.{key}")
 
 
+def tool_name(source: Object, path: str) -> str:
+    """Of a function or a custom tool: what a model can write, and a template in one line."""
+    name = text_field(source, "name", path)
+    if not name or not name.isprintable():
+        got = "an empty string" if not name else shorten(ascii(name))
+        raise InvalidParameter(
+            f"Invalid '{path}.name': expected a name of visible characters, but got {got} instead.",
+            param=f"{path}.name",
+        )
+    return name
+
+
+def function_parameters(source: Object, path: str) -> msgspec.Raw | None:
+    """The JSON Schema of a function's arguments, which are an object."""
+    value, path = source.get("parameters"), f"{path}.parameters"
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        got = describe(value)
+    elif (kind := value.get("type", "object")) != "object":
+        got = f"one of type {shorten(msgspec.json.encode(kind).decode())}"
+    elif not isinstance(properties := value.get("properties", {}), dict):
+        got = f"one whose 'properties' are {describe(properties)}"
+    elif not isinstance(required := value.get("required", []), list) or not all(type(key) is str for key in required):
+        got = "one whose 'required' is not a list of names"
+    else:
+        return raw(value)
+    raise InvalidParameter(
+        f"Invalid '{path}': expected a JSON Schema object, but got {got} instead.",
+        code="invalid_function_parameters",
+        param=path,
+    )
+
+
 def string_map(value: Json, path: str) -> dict[str, str]:
     """An object whose values are all strings."""
     source = mapping(value, path)
     for key, member in source.items():
         text(member, f"{path}.{shorten(key)}")
     return cast("dict[str, str]", source)
+
+
+def metadata(value: Json) -> dict[str, str]:
+    """The metadata of something that is kept: strings by name, bounded."""
+    pairs = string_map(value, "metadata")
+    if len(pairs) > MAX_PAIRS:
+        raise InvalidParameter(
+            f"Invalid 'metadata': too many properties. Expected an object with at most {MAX_PAIRS} properties, "
+            f"but got an object with {len(pairs)} properties instead.",
+            code="object_above_max_properties",
+            param="metadata",
+        )
+    for name, member in pairs.items():
+        if len(name) > MAX_NAME_CHARACTERS:
+            raise InvalidParameter(
+                f"Invalid 'metadata': property name too long. Expected a name with maximum length "
+                f"{MAX_NAME_CHARACTERS}, but got '{shorten(name)}' with length {len(name)} instead.",
+                code="property_name_above_max_length",
+                param="metadata",
+            )
+        if len(member) > MAX_VALUE_CHARACTERS:
+            raise InvalidParameter(
+                f"Invalid 'metadata.{name}': string too long. Expected a string with maximum length "
+                f"{MAX_VALUE_CHARACTERS}, but got a string with length {len(member)} instead.",
+                code="string_above_max_length",
+                param=f"metadata.{name}",
+            )
+    return pairs
 
 
 def shorten(value: str, *, limit: int = 100) -> str:

@@ -6,17 +6,21 @@ typed is a bug and says nothing to the client. The slot is given back once, afte
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-from trunkline.engine.admission import Admission
+import msgspec
+
 from trunkline.engine.call import Call
 from trunkline.engine.deadline import Deadline
+from trunkline.engine.lighten import lightened
 from trunkline.engine.stops import cut_at_stops
+from trunkline.engine.truncation import CONTEXT_LENGTH_EXCEEDED, Truncation, truncation_for
 from trunkline.model import events as ev
-from trunkline.model.errors import BackendProtocolError, InternalError, TrunklineError, TurnFailure
+from trunkline.model.errors import BackendError, BackendProtocolError, InternalError, TrunklineError, TurnFailure
 from trunkline.model.grammar import Grammar
-from trunkline.ports.backend import Context, EventBatch, RelayAnswer, RelayBatch, stop
-from trunkline.routing.router import Route
+from trunkline.model.request import Request
+from trunkline.ports.backend import Context, EventBatch, RelayAnswer, RelayBatch, TokenCounter, stop
+from trunkline.routing.balancer import Lease
 from trunkline.telemetry.outcome import NOTED
 
 CLOSE_TIMEOUT_S = 5.0
@@ -24,18 +28,32 @@ logger = logging.getLogger("trunkline.engine")
 
 
 class Attempt:
-    """Owns the slot it was given; `aclose` is the only way out."""
+    """Owns the slot it was given; `aclose` is the only way out. `source` opens what is no turn, and is relayed. `lightens`: what
+    the model refuses may go; `left_out` names it."""
 
-    def __init__(self, call: Call, route: Route, context: Context, admission: Admission, *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        call: Call,
+        lease: Lease,
+        context: Context,
+        *,
+        source: Callable[[], Awaitable[RelayAnswer]] | None = None,
+        lightens: bool = False,
+    ) -> None:
         self._call = call
-        self._route = route
+        self._source = source
+        self._lease = lease
+        self._endpoint = lease.endpoint
         self._context = context
-        self._admission = admission
-        self._deadline = Deadline(timeout_s, what=f"backend {route.backend_name!r}")
+        self._deadline = Deadline(lease.endpoint.timeout_s, what=f"backend {lease.endpoint.label!r}")
         self._relay: AsyncIterator[RelayBatch] | None = None
         self._events: AsyncIterator[EventBatch] | None = None
         self._held_relay: list[RelayBatch] = []
         self._held_events: list[EventBatch] = []
+        self._request = call.request  # what the backend gets: the call's, or a shorter one
+        self._lightens = lightens
+        self._truncation = truncation_for(call.request, lightens=lightens)
+        self.left_out: tuple[str, ...] = ()
         self._exhausted = False
         self._closed = False
         self.headers: Mapping[str, str] = {}
@@ -48,39 +66,108 @@ class Attempt:
         """Opens the backend and reads until the first content or the end. Raises, with the slot released, if it fails before."""
         deadline = self._deadline
         try:
+            if self._call.admitted is not None:
+                await self._call.admitted()
             deadline.check()
+            await self._fit()
+            while not await self._start(may_relay=may_relay):
+                pass
+            deadline.waiting = False
+        except TrunklineError as error:
+            self._lease.failed(error)  # before the slot goes to the next, who should not walk into the same
+            await self.aclose()
+            raise
+        except asyncio.CancelledError:  # too late, or the client left, or the server stops
+            if not deadline.caught():
+                await self.aclose()
+                raise
+            late = deadline.error()
+            self._lease.failed(late)
+            await self.aclose()
+            raise late from None
+        except Exception as error:
+            await self.aclose()
+            raise self._bug(error) from error
+
+    async def _fit(self) -> None:
+        """Leaves out what a backend that counts would find too long."""
+        backend = self._endpoint.backend
+        context_tokens = backend.capabilities.context_tokens
+        if self._truncation is None or context_tokens is None or not isinstance(backend, TokenCounter):
+            return
+        counter, context = backend, self._context  # names that the closure can trust
+        self._request = await self._truncation.fit(
+            lambda request: counter.count_tokens(request, context), context_tokens=context_tokens
+        )
+        if self._truncation.dropped:
+            self._log_dropped(self._truncation)
+
+    async def _start(self, *, may_relay: bool) -> bool:
+        """Opens the backend and holds what it says first. False: the request was refused, and now is shorter or lighter."""
+        try:
             await self._open(may_relay=may_relay)
             if self._relay is not None:
                 await self._hold_relay(self._relay)
             elif self._events is not None:
                 await self._hold_events(self._events)
-            deadline.waiting = False
-        except TrunklineError:
-            await self.aclose()
-            raise
-        except asyncio.CancelledError:  # too late, or the client left, or the server stops
-            late = deadline.caught()
-            await self.aclose()
-            if late:
-                raise deadline.error() from None
-            raise
-        except Exception as error:
-            await self.aclose()
-            raise self._bug(error) from error
+        except (BackendError, TurnFailure) as error:
+            lighter = self._shorter(error) if error.code == CONTEXT_LENGTH_EXCEEDED else self._lighter(error)
+            if lighter is None:
+                raise
+            await self._stop_source()
+            self._relay = self._events = None
+            self._held_relay, self._held_events = [], []
+            self._request = lighter
+            return False
+        return True
+
+    def _shorter(self, error: TrunklineError) -> Request | None:
+        """The request without half of the older turns it still had. Where none can go, the error gets the client's own name."""
+        shorter = None if self._truncation is None else self._truncation.halve()
+        if self._truncation is not None and shorter is not None:
+            self._log_dropped(self._truncation)
+        elif self._request.places:
+            error.param = self._request.places[-1].partition("[")[0]
+        return shorter
+
+    def _lighter(self, error: TrunklineError) -> Request | None:
+        lighter = lightened(self._request, error) if self._lightens else None
+        if lighter is None:
+            return None
+        request, name = lighter
+        self.left_out = (*self.left_out, name)
+        if self._truncation is not None:
+            self._truncation = Truncation(request)
+        self._context = msgspec.structs.replace(self._context, body=None)  # the client's own bytes still hold it
+        return request
+
+    def _log_dropped(self, truncation: Truncation) -> None:
+        logger.info(
+            "context too long for backend %s: left out the oldest %d of %d turns, request %s",
+            self._endpoint.label,
+            truncation.dropped,
+            truncation.turns,
+            self._context.request_id,
+        )
 
     async def _open(self, *, may_relay: bool) -> None:
-        route, request = self._route, self._call.request
-        if may_relay and route.relay is not None and route.relay.relay_dialect == self._call.dialect:
-            opened = await route.relay.relay(request, self._context)
+        endpoint, request = self._endpoint, self._request
+        if self._source is not None:
+            relayed = await self._source()
+            self._relay, self.headers = relayed.batches, relayed.headers
+            self._call.outcome.relayed = True
+            return
+        if may_relay and endpoint.relay is not None and endpoint.relay.relay_dialect == self._call.dialect:
+            opened = await endpoint.relay.relay(request, self._context)
             if isinstance(opened, RelayAnswer):
                 self._relay, self.headers = opened.batches, opened.headers
                 self._call.outcome.relayed = True
                 return
             events = opened
         else:
-            events = route.backend.open(request, self._context)
+            events = endpoint.backend.open(request, self._context)
         self._events = self._guard(events)
-        if request.stop and not route.backend.capabilities.applies_stop:
+        if request.stop and not endpoint.backend.capabilities.applies_stop:
             self._events = cut_at_stops(self._events, request.stop, choices=request.n)
 
     async def _hold_relay(self, batches: AsyncIterator[RelayBatch]) -> None:
@@ -92,7 +179,7 @@ class Attempt:
             if batch.content or any(isinstance(event, ev.TERMINALS) for event in batch.events):
                 self._first_content()
                 return
-        raise BackendProtocolError(f"backend {self._route.backend_name!r} ended its answer without a word")
+        raise BackendProtocolError(f"backend {self._endpoint.label!r} ended its answer without a word")
 
     async def _hold_events(self, batches: AsyncIterator[EventBatch]) -> None:
         async for batch in batches:
@@ -104,7 +191,7 @@ class Attempt:
             if content or any(isinstance(event, ev.TERMINALS) for event in batch):
                 self._first_content()
                 return
-        raise BackendProtocolError(f"backend {self._route.backend_name!r} ended its answer without a terminal event")
+        raise BackendProtocolError(f"backend {self._endpoint.label!r} ended its answer without a terminal event")
 
     async def relay_batches(self) -> AsyncIterator[RelayBatch]:
         """Bytes for the client. A failure is a last batch with TurnFailed and no bytes."""
@@ -162,18 +249,19 @@ class Attempt:
         self._closed = True
         self._deadline.cancel()
         try:
-            source = self._relay or self._events
-            if source is not None and not self._exhausted:
-                async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                    await stop(source)
+            await self._stop_source()
         except TimeoutError:
-            logger.error(
-                "backend %s did not stop within %g s of being told to", self._route.backend_name, CLOSE_TIMEOUT_S
-            )
+            logger.error("backend %s did not stop within %g s of being told to", self._endpoint.label, CLOSE_TIMEOUT_S)
         except Exception as error:
-            logger.error("backend %s failed while it was stopped", self._route.backend_name, exc_info=error)
+            logger.error("backend %s failed while it was stopped", self._endpoint.label, exc_info=error)
         finally:
-            self._admission.release()
+            self._lease.release()
+
+    async def _stop_source(self) -> None:
+        source = self._relay or self._events
+        if source is not None and not self._exhausted:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await stop(source)
 
     async def _guard(self, batches: AsyncIterator[EventBatch]) -> AsyncIterator[EventBatch]:
         grammar = Grammar()
@@ -190,7 +278,7 @@ class Attempt:
                     return
         finally:
             await stop(batches)
-        raise BackendProtocolError(f"backend {self._route.backend_name!r} ended its answer without a terminal event")
+        raise BackendProtocolError(f"backend {self._endpoint.label!r} ended its answer without a terminal event")
 
     def _renamed(self, batch: EventBatch) -> EventBatch:
         """A first batch under the call's own identity."""
@@ -203,19 +291,21 @@ class Attempt:
         for event in batch:
             if type(event) in NOTED:
                 outcome.note(event)
+                if isinstance(event, ev.TurnFailed):
+                    self._lease.failed(TurnFailure(event.error))
 
     def _first_content(self) -> None:
+        self._lease.succeeded()
         self._call.outcome.first_content_s = self._context.clock.monotonic_s()
 
     def _failed(self, error: TrunklineError) -> ev.TurnFailed:
         failed = ev.TurnFailed(error.info())
+        self._lease.failed(error)
         self._call.outcome.note(failed)
         return failed
 
     def _bug(self, error: Exception) -> InternalError:
-        logger.error(
-            "backend %s raised, request %s", self._route.backend_name, self._context.request_id, exc_info=error
-        )
+        logger.error("backend %s raised, request %s", self._endpoint.label, self._context.request_id, exc_info=error)
         return InternalError(request_id=self._context.request_id)
 
 

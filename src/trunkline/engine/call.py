@@ -1,7 +1,10 @@
 """One call as the engine sees it, whatever surface it came through."""
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 
+from trunkline.model.items import Item
 from trunkline.model.request import Request
 from trunkline.telemetry.outcome import Outcome
 
@@ -9,8 +12,10 @@ from trunkline.telemetry.outcome import Outcome
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """A decoded request with its own bytes, its identity and where its fate is noted. `created_at` in unix seconds.
 
-    `body` is absent once the request is not what the client sent any more. `own_ids`: the answer carries our id and time, never
-    those of an upstream, so it is never relayed. `patient`: it may wait for a slot in a queue of any length.
+    `own_items` are what the body's own items were read as; the request holds more where history was put before them. `own_ids`:
+    the answer carries our id and time, never those of an upstream, so it is never relayed. `patient`: it may wait for a slot in a
+    queue of any length. `cache`: whether a kept answer will do and this one may be kept; None: as its model says. `admitted` is
+    awaited once a backend has a slot for it, and before anything is asked of that backend; a fallback may have it awaited again.
     """
 
     request: Request
@@ -21,6 +26,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     tenant: str
     outcome: Outcome
+    own_items: tuple[Item, ...] = ()
     session_id: str | None = None
     own_ids: bool = False
     patient: bool = False
+    cache: bool | None = None
+    admitted: Callable[[], Awaitable[None]] | None = None

@@ -5,12 +5,14 @@ that is only a name and points to its latest response (decision 27). Whatever th
 and what is stored afterwards is this turn alone.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
 
 from trunkline.dialects.openai_responses.read_items import items_from_stored
 from trunkline.dialects.openai_responses.write_items import check_calls, input_items
+from trunkline.engine.conversation_turns import ConversationTurns
 from trunkline.model.errors import NotFound, RequestError
 from trunkline.model.items import Item, OpaqueItem
 from trunkline.model.request import Request
@@ -48,18 +50,90 @@ class _Before(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
 
 
+class _Local(msgspec.Struct, frozen=True):
+    history: tuple[Segment, ...]
+    lane: str | None
+
+
+class HeldBytes:
+    """What the connections of one tenant hold together."""
+
+    def __init__(self, *, max_bytes: int = 512 * 1024 * 1024) -> None:
+        self._max_bytes = max_bytes
+        self.bytes = 0
+
+    @property
+    def too_many(self) -> bool:
+        return self.bytes > self._max_bytes
+
+
+class LocalHistories:
+    """Turns that no store has and that live as long as a connection, oldest given up first; bounded by what they hold, alone and
+    together with those of the tenant's other connections. Their owner calls `close`."""
+
+    def __init__(
+        self, *, max_turns: int = 256, max_bytes: int = 64 * 1024 * 1024, together: HeldBytes | None = None
+    ) -> None:
+        self._max_turns = max_turns
+        self._max_bytes = max_bytes
+        self._together = together or HeldBytes()
+        self._kept: dict[str, _Local] = {}
+        self._uses: dict[int, int] = {}  # a turn that several continue is there once: by its id, how many hold it
+        self._bytes = 0
+
+    def keep(self, response_id: str, history: Sequence[Segment], *, lane: str | None) -> None:
+        """`history`: the turns up to and with this one."""
+        kept = self._kept[response_id] = _Local(tuple(history), lane)
+        for segment in kept.history:
+            uses = self._uses[id(segment)] = self._uses.get(id(segment), 0) + 1
+            if uses == 1:
+                self._hold(len(segment.input) + len(segment.output))
+        while self._kept and (
+            len(self._kept) > self._max_turns or self._bytes > self._max_bytes or self._together.too_many
+        ):
+            self._give_up(next(iter(self._kept)))
+
+    def find(self, response_id: str) -> tuple[Segment, ...] | None:
+        kept = self._kept.get(response_id)
+        return None if kept is None else kept.history
+
+    def evict(self, response_id: str, *, lane: str | None) -> None:
+        """A turn of this lane continued that response and failed. Another lane's failure takes nothing from its owner."""
+        kept = self._kept.get(response_id)
+        if kept is not None and kept.lane == lane:
+            self._give_up(response_id)
+
+    def close(self) -> None:
+        for response_id in list(self._kept):
+            self._give_up(response_id)
+
+    def _give_up(self, response_id: str) -> None:
+        for segment in self._kept.pop(response_id).history:
+            self._uses[id(segment)] -= 1
+            if not self._uses[id(segment)]:
+                del self._uses[id(segment)]
+                self._hold(-len(segment.input) - len(segment.output))
+
+    def _hold(self, size_bytes: int) -> None:
+        self._bytes += size_bytes
+        self._together.bytes += size_bytes
+
+
 class Chaining:
-    """Finds histories."""
+    """Finds histories. `turns`: who stores what continues them takes turns."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.turns = ConversationTurns()
 
-    async def prepare(self, request: Request, *, tenant: str, response_id: str) -> Chained:
+    async def prepare(
+        self, request: Request, *, tenant: str, response_id: str, local: LocalHistories | None = None
+    ) -> Chained:
         """The request as the backend shall see it. Raises RequestError for a history that is not there."""
-        before = await self._before(request, tenant=tenant)
-        request = await self._resolve(request, before.items, tenant=tenant)
-        own = tuple([msgspec.json.encode(item) for item in input_items(request.items, response_id=response_id)])
-        return _chained(request, own, before)
+        local = local or LocalHistories()
+        before = await self._before(request, local, tenant=tenant)
+        request = await self._resolve(request, before.items, local, tenant=tenant)
+        return _chained(request, _own(request.items, response_id=response_id), before)
 
     async def again(self, request: Request, *, tenant: str, response_id: str) -> Chained:
         """The same for a request whose turn has begun to be stored: its parent and its own items are settled, wherever
@@ -92,9 +166,11 @@ class Chaining:
             raise NotFound(f"Response with id '{response_id}' not found.", code="response_not_found")
         return begun
 
-    async def _before(self, request: Request, *, tenant: str) -> _Before:
+    async def _before(self, request: Request, local: LocalHistories, *, tenant: str) -> _Before:
         if request.previous_response_id is not None:
-            history = await self._chain(tenant, request.previous_response_id)
+            history = local.find(request.previous_response_id) or await self._chain(
+                tenant, request.previous_response_id
+            )
             return _Before(items=_items_of(history), history=history, parent_id=request.previous_response_id)
         if request.conversation is None:
             return _Before()
@@ -105,13 +181,18 @@ class Chaining:
         history = () if parent_id is None else await self._store.history(tenant, parent_id) or ()
         return _Before(items=_items_of(history), history=history, parent_id=parent_id, name=name)
 
-    async def _resolve(self, request: Request, history: Sequence[Item], *, tenant: str) -> Request:
+    async def _resolve(
+        self, request: Request, history: Sequence[Item], local: LocalHistories, *, tenant: str
+    ) -> Request:
         """References to earlier items are replaced by these; one to an item of the history says nothing new."""
         if not any(_is_reference(item) for item in request.items):
             return request
         known = {item.id for item in history}
+        read: dict[str, dict[str | None, Item]] = {}
         kept = [
-            (await self._referred(item, tenant=tenant) if _is_reference(item) else item, place)
+            (await self._referred(item.id or "", place, local, read, tenant=tenant), place)
+            if _is_reference(item)
+            else (item, place)
             for item, place in zip(request.items, request.places, strict=True)
             if not (_is_reference(item) and item.id in known)
         ]
@@ -119,16 +200,21 @@ class Chaining:
             request, items=tuple([item for item, _ in kept]), places=tuple([place for _, place in kept])
         )
 
-    async def _referred(self, reference: Item, *, tenant: str) -> Item:
-        """The item, found through the response that its id names: ids of ours are derived from that."""
-        item_id = reference.id or ""
-        of_response = item_id.split("_")[1:2]
-        found = await self._store.load_response(tenant, f"resp_{of_response[0]}") if of_response else None
-        if found is not None:
-            for item in items_from_stored((*_members(found.output), *_members(found.input))):
-                if item.id == item_id:
-                    return item
-        raise RequestError(f"Item with id '{item_id[:200]}' not found.", code="item_not_found", param="input")
+    async def _referred(
+        self, item_id: str, place: str, local: LocalHistories, read: dict[str, dict[str | None, Item]], *, tenant: str
+    ) -> Item:
+        """The item, found through the response that its id names: ids of ours are derived from that. `read`: the items of
+        responses that have been read already, by response and id."""
+        response_id = "_".join(["resp", *item_id.split("_")[1:2]])
+        if response_id not in read:
+            history = local.find(response_id)
+            found = history[-1] if history else await self._store.load_response(tenant, response_id)
+            items = () if found is None else items_from_stored((*_members(found.input), *_members(found.output)))
+            read[response_id] = {item.id: item for item in items}
+        item = read[response_id].get(item_id)
+        if item is None:
+            raise RequestError(f"Item with id '{item_id[:200]}' not found.", code="item_not_found", param=place)
+        return item
 
     async def _chain(self, tenant: str, response_id: str) -> Sequence[Segment]:
         parent = await self._store.load_response(tenant, response_id)
@@ -158,10 +244,22 @@ class Chaining:
         return _Before(items=items_from_stored([item.data for item in items]), conversation_id=conversation_id)
 
 
+def _own(items: Sequence[Item], *, response_id: str) -> tuple[bytes, ...]:
+    """A request's own items as they are stored. Raises RequestError for two of one id: a list could not be paged by it."""
+    written = input_items(items, response_id=response_id)
+    for item_id, count in Counter(str(item["id"]) for item in written).items():
+        if count > 1:
+            raise RequestError(
+                f"Duplicate item found with id '{item_id[:200]}'. Remove duplicate items from your input and try again.",
+                param="input",
+            )
+    return tuple([msgspec.json.encode(item) for item in written])
+
+
 def _chained(request: Request, own: tuple[bytes, ...], before: _Before) -> Chained:
     """Raises RequestError for a call without its output, and the other way round."""
     items = (*before.items, *request.items)
-    check_calls(items)
+    check_calls(items, settled=len(before.items))
     places = (*("previous_response_id",) * len(before.items), *request.places)
     return Chained(
         request=msgspec.structs.replace(request, items=items, places=places),

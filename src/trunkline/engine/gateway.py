@@ -1,126 +1,189 @@
 """From a call to its answer: who answers, when, and what becomes of failures.
 
-    resolve the model → what the backend can honour → a slot → relay or open → guard → stop sequences → the surface
+    resolve the model → a slot of an endpoint → what it can honour → relay or open → guard → stop sequences → the surface
 
 An answer is either events or relayed bytes; both come in batches. Until the first content or the end has arrived nothing is
-handed over, so a failure before it is still an HTTP status, and a retryable one moves on to the next backend of the route.
-After it, a failure is an honest TurnFailed at the end of the stream.
+handed over, so a failure before it is still an HTTP status, and a retryable one moves on (`failover`). After it, a failure is an
+honest TurnFailed at the end of the stream. Where the cache is wanted, it is asked before anybody else (`cache`).
 """
 
-import logging
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import msgspec
 
-from trunkline.engine.admission import Admission
 from trunkline.engine.attempt import Attempt
+from trunkline.engine.cache import AnswerCache
+from trunkline.engine.cache_flight import Source
 from trunkline.engine.call import Call
+from trunkline.engine.failover import Failover, Prepared, route_name
 from trunkline.engine.honour import check_streaming, translated
-from trunkline.model.errors import NotFound, RateLimited, RequestError, TrunklineError
-from trunkline.ports.backend import Context, EventBatch, RelayBatch
+from trunkline.engine.truncation import truncation_for
+from trunkline.model.errors import BackendTimeout, UnsupportedParameter
+from trunkline.model.request import Request
+from trunkline.ports.backend import Compacted, Compactor, Context, EventBatch, RelayBatch, TokenCounter
 from trunkline.ports.runtime import Clock, Entropy
-from trunkline.routing.router import Route, Router
+from trunkline.routing.balancer import Balancer, Endpoint, Lease
+from trunkline.routing.router import Router
 
-logger = logging.getLogger("trunkline.engine")
-
-
-class Slots(msgspec.Struct, frozen=True):
-    """A backend's admission, the seconds one of its turns may take, and the seconds one may go on without its client."""
-
-    admission: Admission
-    timeout_s: float
-    grace_s: float = 0.0
+OPERATION = "chat"
 
 
 class Answer:
     """An answer under way: iterate `batches` once, then `aclose`, however far it was read."""
 
-    def __init__(self, attempt: Attempt, route: Route, ignored: tuple[str, ...]) -> None:
-        self._attempt = attempt
-        self.route = route
-        self.ignored = ignored
-        self.headers = attempt.headers
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.headers = source.headers
 
     @property
     def relayed(self) -> bool:
-        return self._attempt.relayed
+        return self._source.relayed
 
     def relay_batches(self) -> AsyncIterator[RelayBatch]:
-        return self._attempt.relay_batches()
+        return self._source.relay_batches()
 
     def event_batches(self) -> AsyncIterator[EventBatch]:
-        return self._attempt.event_batches()
+        return self._source.event_batches()
 
     async def aclose(self) -> None:
-        await self._attempt.aclose()
+        await self._source.aclose()
 
 
 class Gateway:
     """Answers calls. One instance serves them all."""
 
     def __init__(
-        self, router: Router, slots: Mapping[str, Slots], *, clock: Clock, entropy: Entropy, may_relay: bool
+        self,
+        router: Router,
+        balancer: Balancer,
+        cache: AnswerCache,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        may_relay: bool,
+        lightens: bool = False,
     ) -> None:
         self._router = router
-        self._slots = slots
+        self._cache = cache
+        self._failover = Failover(router, balancer)
         self._clock = clock
         self._entropy = entropy
         self._may_relay = may_relay
+        self._lightens = lightens
 
     async def answer(self, call: Call) -> Answer:
-        """Opens the answer. Raises the typed error of the last backend tried when none could begin."""
-        model = call.request.model
-        assert model is not None, "the surface has chosen a model"
-        routes = await self._router.resolve(model)
-        failure: TrunklineError = NotFound(f"model {model!r} has no route", param="model")
-        for position, route in enumerate(routes):
-            last = position == len(routes) - 1
-            try:
-                return await self._try(call, route, model=model, last=last)
-            except RequestError as error:
-                # What the first choice cannot honour is refused; a fallback that cannot is no fallback for this call.
-                if position == 0 and not isinstance(error, RateLimited):
-                    raise
-                failure = error if position == 0 else failure
-            except TrunklineError as error:
-                if not error.retryable:
-                    raise
-                failure = error
-            if not last:
-                logger.warning(
-                    "backend %s failed before any content, trying the next: %s", route.backend_name, failure.message
-                )
-        raise failure
+        """Opens the answer. Raises the typed error of the last endpoint tried when none could begin."""
+        if not self._cache.wanted(call):
+            return await self._ask(call)
+        await self.check(call)  # what is refused is refused whatever is kept
+        return Answer(await self._cache.answer(msgspec.structs.replace(call, own_ids=True), self._ask))
+
+    async def _ask(self, call: Call) -> Answer:
+        return await self._failover.first(call, self._for_turn, self._try, operation=OPERATION)
+
+    async def count_tokens(self, call: Call) -> int:
+        """The input tokens that an answer would report. Raises as `answer` does, and where nobody can tell."""
+        return await self._failover.first(call, self._for_endpoint, self._count, operation=OPERATION)
+
+    async def compact(self, call: Call) -> Compacted | None:
+        """The conversation as the backend's upstream makes it shorter; None where it does not."""
+        return await self._failover.first(call, self._for_endpoint, self._compact, operation=OPERATION)
 
     async def check(self, call: Call) -> None:
         """Raises what `answer` would raise at once: an unknown model, a parameter that nobody here can honour."""
-        route = (await self._router.resolve(call.request.model or ""))[0]
-        check_streaming(call.request, route.backend.capabilities)
-        translated(call.request, route.backend.capabilities, dialect=call.dialect, model=call.request.model or "")
+        await self._failover.check(call, self._for_turn)
 
-    async def _try(self, call: Call, route: Route, *, model: str, last: bool) -> Answer:
-        capabilities = route.backend.capabilities
-        check_streaming(call.request, capabilities)
-        request, ignored = translated(call.request, capabilities, dialect=call.dialect, model=model)
-        if request is not call.request:
-            call = msgspec.structs.replace(call, request=request)
-        outcome = call.outcome
-        outcome.backend = route.backend_name
-        if last:
-            outcome.route, outcome.ignored = route_name(route), ignored
-        slots = self._slots[route.backend_name]
-        outcome.grace_s = slots.grace_s
-        await slots.admission.acquire(patient=call.patient)
-        attempt = Attempt(call, route, self._context(call, route), slots.admission, timeout_s=slots.timeout_s)
+    async def context_tokens(self, model: str) -> int | None:
+        """How long a context is for whoever is asked first, as far as it is known. Raises ModelNotFound."""
+        described = await self._router.describe(model)
+        return described.endpoint.backend.capabilities.context_tokens or described.info.context_tokens
+
+    async def first_choice(self, model: str) -> str:
+        """The backend that is asked first. Raises ModelNotFound."""
+        return (await self._router.resolve(model))[0].first.endpoint.backend_name
+
+    def restarts(self, backend_name: str) -> bool:
+        """Whether a lost run whose first choice was this backend is run again."""
+        return any(endpoint.restarts for endpoint in self._router.endpoints_of(backend_name))
+
+    async def _try(self, prepared: Prepared, lease: Lease, certain: bool) -> Answer:
+        call, ignored = self._noted(prepared, lease, certain=certain)
+        call.outcome.grace_s = lease.endpoint.grace_s
+        attempt = Attempt(call, lease, self._context(call, lease), lightens=self._lightens)
         await attempt.begin(may_relay=self._may_relay and not call.own_ids)
-        outcome.route, outcome.ignored = route_name(route), ignored
-        return Answer(attempt, route, ignored)
+        call.outcome.route, call.outcome.ignored = route_name(lease), (*ignored, *attempt.left_out)
+        return Answer(attempt)
 
-    def _context(self, call: Call, route: Route) -> Context:
+    async def _count(self, prepared: Prepared, lease: Lease, certain: bool) -> int:
+        call, _ = self._noted(prepared, lease, certain=certain)
+        backend = lease.endpoint.backend
+        call.outcome.operation = "count_tokens"
+        if not isinstance(backend, TokenCounter):
+            raise UnsupportedParameter(
+                f"model {call.request.model!r} cannot count tokens: only what answers knows what it makes of its input",
+                param="model",
+            )
+        counter, context = backend, self._context(call, lease)  # names that the closure can trust
+
+        async def count(request: Request) -> int:
+            return await counter.count_tokens(request, context)
+
+        truncation = truncation_for(call.request, lightens=self._lightens)
+        context_tokens = backend.capabilities.context_tokens
+        async with self._turn(lease):
+            if truncation is None or context_tokens is None:
+                return await count(call.request)
+            return await count(await truncation.fit(count, context_tokens=context_tokens))
+
+    async def _compact(self, prepared: Prepared, lease: Lease, certain: bool) -> Compacted | None:
+        call, _ = self._noted(prepared, lease, certain=certain)
+        backend = lease.endpoint.backend
+        async with self._turn(lease):
+            if isinstance(backend, Compactor):
+                call.outcome.operation = "compact"
+                return await backend.compact(call.request, self._context(call, lease))
+            return None
+
+    @staticmethod
+    def _for_endpoint(call: Call, endpoint: Endpoint) -> Prepared:
+        """The call as this endpoint gets it."""
+        capabilities, model = endpoint.backend.capabilities, call.request.model or ""
+        request, ignored = translated(call.request, capabilities, dialect=call.dialect, model=model)
+        return call if request is call.request else msgspec.structs.replace(call, request=request), ignored
+
+    def _for_turn(self, call: Call, endpoint: Endpoint) -> Prepared:
+        check_streaming(call.request, endpoint.backend.capabilities)
+        return self._for_endpoint(call, endpoint)
+
+    @staticmethod
+    def _noted(prepared: Prepared, lease: Lease, *, certain: bool) -> Prepared:
+        call, ignored = prepared
+        call.outcome.backend, call.outcome.endpoint = lease.endpoint.backend_name, lease.endpoint.label
+        if certain:
+            call.outcome.route, call.outcome.ignored = route_name(lease), ignored
+        return prepared
+
+    @asynccontextmanager
+    async def _turn(self, lease: Lease) -> AsyncIterator[None]:
+        """The time of one turn, for what is none."""
+        limit = asyncio.timeout(lease.endpoint.timeout_s)
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise BackendTimeout(f"{lease.endpoint.label!r} took longer than {lease.endpoint.timeout_s:g} s") from None
+        lease.succeeded()
+        lease.release()
+
+    def _context(self, call: Call, lease: Lease) -> Context:
         return Context(
             turn_id=call.turn_id,
             created_at=call.created_at,
-            backend_model=route.backend_model,
+            backend_model=lease.model,
             request_id=call.request_id,
             clock=self._clock,
             entropy=self._entropy,
@@ -128,9 +191,5 @@ class Gateway:
             session_id=call.session_id,
             body=call.body,
             body_dialect=call.dialect,
+            own_items=call.own_items,
         )
-
-
-def route_name(route: Route) -> str:
-    """What `x-trunkline-route` says."""
-    return f"{route.backend_name}/{route.backend_model}"

@@ -5,8 +5,12 @@ A parameter is fine when the backend declares it, when the backend forwards its 
 refused under the name the client used.
 """
 
+import difflib
+
 import msgspec
 
+from trunkline.dialects.openai_responses.added_tools import with_added_tools
+from trunkline.dialects.openai_responses.compaction import COMPACTION, with_summaries
 from trunkline.model.errors import InvalidParameter, UnsupportedParameter
 from trunkline.model.items import (
     AudioPart,
@@ -16,6 +20,7 @@ from trunkline.model.items import (
     Message,
     OpaqueItem,
     OpaquePart,
+    Part,
     RefusalPart,
     TextPart,
 )
@@ -34,6 +39,17 @@ _KINDS: dict[type, tuple[PartKind, str]] = {
     FilePart: ("file", "file"),
     OpaquePart: ("opaque", "unknown"),
 }
+_PART_NAMES: dict[str, dict[str, str]] = {
+    "openai_responses": {
+        "text": "input_text",
+        "image_url": "input_image",
+        "file": "input_file",
+        "audio": "input_audio",
+        "assistant_text": "output_text",
+    },
+    "openai_chat": {"input_text": "text", "output_text": "text", "input_image": "image_url", "input_file": "file"},
+}
+"""What each dialect calls the parts that another one, or memory, calls so."""
 
 
 def translated(
@@ -41,18 +57,24 @@ def translated(
 ) -> tuple[Request, tuple[str, ...]]:
     """What of the request the backend gets, and the names of what it will ignore or not get: keys that nothing here names, and
     tools of a host's that are only declared. Raises UnsupportedParameter for what can neither be honoured nor ignored."""
+    request = with_summaries(request)
     if capabilities.forwards_unknown == dialect:
         return request, ()
     unknown = [key for key in request.extra if key not in request.asked]
     if request.extra:
         request = msgspec.structs.replace(request, extra={})
+    request, added = with_added_tools(request)
     hosted = tuple(
         [f"tools[{position}]" for position, tool in enumerate(request.tools) if isinstance(tool, OpaqueTool)]
     )
     if hosted:
         request = _without_hosted_tools(request, model=model)
-    ignored = [*_ignored_parameters(request, capabilities, model=model), *hosted, *unknown]
-    _check_parts(request, capabilities, model=model)
+    if (
+        not request.tools and request.parallel_tool_calls is not None
+    ):  # there are upstreams that refuse it without tools
+        request = msgspec.structs.replace(request, parallel_tool_calls=None)
+    ignored = [*_ignored_parameters(request, capabilities, model=model), *hosted, *added, *unknown]
+    _check_parts(request, capabilities, dialect=dialect, model=model)
     return request, tuple(ignored)
 
 
@@ -84,20 +106,34 @@ def _without_hosted_tools(request: Request, *, model: str) -> Request:
     return msgspec.structs.replace(request, tools=(), tool_choice=None, parallel_tool_calls=None, asked=asked)
 
 
-def _check_parts(request: Request, capabilities: Capabilities, *, model: str) -> None:
+def _check_parts(request: Request, capabilities: Capabilities, *, dialect: str, model: str) -> None:
     for item, place in zip(request.items, request.places, strict=False):
         if isinstance(item, OpaqueItem):
-            raise UnsupportedParameter(f"model {model!r} cannot read this kind of message", param=place)
+            raise UnsupportedParameter(
+                f"model {model!r} cannot read an item of type '{item.wire_type[:100]}'"
+                + (" that another server made" if item.wire_type == COMPACTION else ""),
+                param=place,
+            )
         if isinstance(item, Message | FunctionCallOutput):
             for position, part in enumerate(item.content):
                 kind, wire = _KINDS[type(part)]
                 if kind not in capabilities.parts:
                     wire = part.wire_type[:100] if isinstance(part, OpaquePart) else wire
                     raise UnsupportedParameter(
-                        f"model {model!r} cannot read content of type '{wire}'",
+                        f"model {model!r} cannot read content of type '{wire}'{_meant(part, dialect)}",
                         code="unsupported_content_type",
                         param=f"{place}.content[{position}]",
                     )
+
+
+def _meant(part: Part, dialect: str) -> str:
+    """What may have been meant by a part of a type that nobody here knows; the two APIs name the same parts differently."""
+    if not isinstance(part, OpaquePart):
+        return ""
+    names = _PART_NAMES.get(dialect, {})
+    close = difflib.get_close_matches(part.wire_type[:100], names.values(), n=1, cutoff=0.8)
+    meant = names.get(part.wire_type) or next(iter(close), None)
+    return f" (did you mean '{meant}'?)" if meant else ""
 
 
 def check_streaming(request: Request, capabilities: Capabilities) -> None:

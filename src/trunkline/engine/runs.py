@@ -1,128 +1,246 @@
 """Work that outlives its request: background responses.
 
     queued ── a slot ──▶ in_progress ── the backend's last event ──▶ completed | incomplete | failed
-       └──────────────── cancel ────────────────┴──▶ cancelled
+      ▲└──────────────── cancel ─────────────────┴──▶ cancelled
+      └── the worker was lost, and the backend restarts ──┘
 
 One task works on a run. It writes what its emitter says to the store, several events to a transaction, and shows it to readers only
 then. The end is one transaction: the last event, the final object and the status; whoever comes second, a cancel or the worker,
-finds the run ended and stops. After a restart a queued run simply runs; one that was being answered has lost its worker and fails
-with `worker_lost` (decision 44), its log complete and ended.
+finds the run ended and stops.
+
+A server that is told to leave begins no run any more. What is being answered has the same grace as any answer; then it ends as
+`worker_lost`, before the process does. After a crash the next start does that (decision 44). A backend with `on_lost = "restart"`
+has such a run answered again, MAX_RESTARTS times at most: a run that kills its server must not do so for ever.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 import msgspec
 
-from trunkline.dialects.openai_responses import ResponsesBackend, ResponsesSurface
+from trunkline.dialects.openai_responses import ResponsesSurface
 from trunkline.dialects.openai_responses.emitter import Emitted, ResponseEmitter
+from trunkline.engine.answer_size import AnswerSize
 from trunkline.engine.call import Call
 from trunkline.engine.chaining import Chained, Chaining
 from trunkline.engine.gateway import Answer, Gateway
 from trunkline.engine.recording import conversation_items, stored_response
-from trunkline.engine.run_log import RunLog
+from trunkline.engine.run_log import Frames, LogPages, RunLog, follow
+from trunkline.engine.run_pump import Pump, patiently
+from trunkline.engine.run_replay import Replayed, give_up, replay, shifted
 from trunkline.model import events as ev
 from trunkline.model.errors import (
     BackendUnavailable,
     ErrorInfo,
     InternalError,
+    RateLimited,
     RequestError,
     StoreError,
     TrunklineError,
 )
 from trunkline.ports.runtime import Clock
-from trunkline.ports.stores import LoggedEvent, Store, StoredResponse, StoredRun
+from trunkline.ports.stores import LoggedEvent, Store, StoredRun
+from trunkline.telemetry.accounts import Accounts
 from trunkline.telemetry.outcome import Outcome
 
-MAX_AT_WORK = 64
-MAX_PENDING = 4096
-RETRY_AFTER_S = (0.1, 0.5, 2.0, 5.0, 10.0)
-PAGE = 512
+MAX_RUNS = 1024
+MAX_HELD_BYTES = 256_000_000
+"""Of requests with their histories: what waits for a slot waits in memory."""
+BUSY_RETRY_AFTER_S = 5.0
+MAX_RESTARTS = 3
 CANCEL_WAIT_S = 10.0
-WORKER_LOST = ErrorInfo(
-    message="the server was stopped while it worked on this response", type="server_error", code="worker_lost"
-)
+CLOSE_WAIT_S = 10.0
 logger = logging.getLogger("trunkline.runs")
 
 
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is needed to run again: the client's body and what surrounds it."""
+    """What is needed to run again: the client's body and what surrounds it. `backend` was the first choice."""
 
     body: bytes
     model: str
     request_id: str
     session_id: str | None = None
+    backend: str = ""
 
 
 class Run:
     """A run being worked on, or about to be.
 
     Attributes:
+        attempt: which time it is answered; 1 unless its worker was lost before.
+        shift: how far its items stand behind those of earlier attempts.
+        held_bytes: about what it keeps in memory before it begins.
         task: drives the run to its end; only a stopping server cancels it.
-        answering: the part of it that waits for a place and for the backend; a cancel cancels that.
+        answering: the part of it that waits for a slot and for the backend; a stop cancels that.
+        begun: whether it is in progress; before that it is queued.
+        left: whether it has been let go, for the next start.
+        stopped: the end that whoever stopped the work wants for it.
         over: set when the end is durable.
+        turn: its turn in its conversation; closed when its work has ended.
     """
 
-    def __init__(self, *, call: Call, chained: Chained, emitter: ResponseEmitter, log: RunLog) -> None:
+    def __init__(
+        self, *, call: Call, chained: Chained, emitter: ResponseEmitter, log: RunLog, backend: str, started_s: float
+    ) -> None:
         self.call = call
         self.chained = chained
         self.emitter = emitter
         self.log = log
+        self.backend = backend
+        self.started_s = started_s
+        self.attempt = 1
+        self.shift = 0
+        self.held_bytes = _held_bytes(chained, call.body or b"")
         self.task: asyncio.Task[None] | None = None
         self.answering: asyncio.Task[ev.Terminal] | None = None
         self.answer: Answer | None = None
-        self.cancelled = False
+        self.begun = False
+        self.left = False
+        self.stopped: ev.Terminal | None = None
         self.over = asyncio.Event()
+        self.turn = contextlib.ExitStack()
 
     @property
     def id(self) -> str:
         return self.call.turn_id
 
-    def cancel(self) -> None:
+    def stop(self, terminal: ev.Terminal) -> None:
         """Stops the work, once; the end that says so follows."""
-        if not self.cancelled:
-            self.cancelled = True
+        if self.stopped is None:
+            self.stopped = terminal
             if self.answering is not None:
                 self.answering.cancel()
+
+    def leave(self) -> None:
+        """Lets go of the run as it is, for the next start. Readers come to the end of what there is."""
+        self.left = True
+        if self.task is not None:
+            self.task.cancel()
+        self.log.publish(ended=True)
+
+
+class _Room:
+    """For what waits or is answered."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+        self._held_bytes = 0
+
+    def check(self, held_bytes: int) -> None:
+        """Raises RateLimited where there is none."""
+        if self._taken >= MAX_RUNS or (self._taken and self._held_bytes + held_bytes > MAX_HELD_BYTES):
+            raise RateLimited(
+                f"{self._taken} background responses are waiting or being answered, as many as this server holds; "
+                "try again when some of them have ended",
+                retry_after_s=BUSY_RETRY_AFTER_S,
+            )
+
+    def take(self, held_bytes: int) -> None:
+        self._taken += 1
+        self._held_bytes += held_bytes
+
+    def give_back(self, held_bytes: int) -> None:
+        self._taken -= 1
+        self._held_bytes -= held_bytes
 
 
 class Runs:
     """All runs of this process. `start` deals with those that an earlier process left, `close` lets go of all."""
 
     def __init__(
-        self, store: Store, gateway: Gateway, chaining: Chaining, codec: ResponsesSurface, *, clock: Clock
+        self,
+        store: Store,
+        gateway: Gateway,
+        chaining: Chaining,
+        codec: ResponsesSurface,
+        *,
+        accounts: Accounts,
+        clock: Clock,
     ) -> None:
         self._store = store
         self._gateway = gateway
         self._chaining = chaining
         self._codec = codec
+        self._accounts = accounts
         self._clock = clock
+        self._pages = LogPages(store, codec.frame)
         self._alive: dict[tuple[str, str], Run] = {}
-        self._places = asyncio.Semaphore(MAX_AT_WORK)
+        self._room = _Room()
+        self._draining = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether any run is being answered."""
+        return any(run.begun and not run.left for run in self._alive.values())
 
     async def start(self) -> None:
-        for run in await self._store.unfinished_runs():
-            try:
-                await (self._resume(run) if run.status == "queued" else self._lose(run))
-            except Exception as error:
-                logger.error("run %s could not be taken up after a restart", run.id, exc_info=error)
+        for stored in await self._store.unfinished_runs():
+            for deal_with in (self._take_up, partial(give_up, self._store, self._codec)):
+                try:
+                    await deal_with(stored)
+                except StoreError as error:  # which may pass until the next start
+                    logger.error("run %s could not be taken up after a restart: %s", stored.id, error.message)
+                except Exception as error:
+                    logger.error("run %s could not be taken up after a restart", stored.id, exc_info=error)
+                    continue
+                break
+
+    def drain(self) -> None:
+        """The server leaves: what is queued stays so for the next start, what is being answered goes on."""
+        self._draining = True
+        for run in list(self._alive.values()):
+            if not run.begun and run.stopped is None:
+                run.leave()
+
+    def abort(self) -> None:
+        """The time to finish is over: what is being answered ends as lost, or is left in progress to be answered again."""
+        for run in list(self._alive.values()):
+            if run.left or run.stopped is not None:
+                continue
+            if self._restarts(run.backend, run.attempt):
+                run.leave()
+            else:
+                run.stop(ev.TurnFailed(_worker_lost(run.attempt)))
 
     async def close(self) -> None:
-        """Stops working. What was queued is still queued for the next start; what was in progress ends as lost then."""
+        """Ends what is left, durably where the store takes it in time."""
+        self.drain()
+        self.abort()
         tasks = [run.task for run in self._alive.values() if run.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_WAIT_S)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def submit(self, call: Call, chained: Chained, *, body: bytes) -> bytes:
-        """Takes on a background response. Gives its first object, durable by then."""
-        emitter = self._codec.emitter(call.request)
-        emitted = emitter.queued(self._started(call))
-        run = Run(call=call, chained=chained, emitter=emitter, log=RunLog())
+    async def submit(self, call: Call, chained: Chained, *, body: bytes, turn: contextlib.ExitStack) -> bytes:
+        """Takes on a background response. Gives its first object, durable by then. `turn` is over when the run is.
+
+        Raises RateLimited when as many are waiting or being answered as this process holds.
+        """
+        backend = await self._gateway.first_choice(call.request.model or "")
+        outcome = Outcome()  # of its own: the request that brings a run ends before it
+        outcome.model, outcome.stream = call.request.model, call.request.stream
+        run = self._run(
+            msgspec.structs.replace(call, outcome=outcome),
+            chained,
+            backend=backend,
+            emitter=self._codec.emitter(call.request),
+        )
+        if self._draining:
+            raise BackendUnavailable("the server is shutting down", code="server_shutting_down")
+        self._room.check(run.held_bytes)
+        emitted = run.emitter.queued(self._started(call))
         snapshot = _response_in(emitted[-1])
         request = RunRequest(
-            body=body, model=call.request.model or "", request_id=call.request_id, session_id=call.session_id
+            body=body,
+            model=call.request.model or "",
+            request_id=call.request_id,
+            session_id=call.session_id,
+            backend=backend,
         )
         stored = StoredRun(
             id=run.id,
@@ -132,10 +250,15 @@ class Runs:
             tenant=call.tenant,
         )
         events = _logged(emitted, first=0)
-        await self._store.create_run(
-            stored, stored_response(snapshot, chained, background=True), events, history=chained.history
-        )
-        run.log.publish(events)
+        self._room.take(run.held_bytes)
+        with contextlib.ExitStack() as not_taken:
+            not_taken.callback(self._room.give_back, run.held_bytes)
+            await self._store.create_run(
+                stored, stored_response(snapshot, chained, background=True), events, history=chained.history
+            )
+            not_taken.pop_all()
+        run.log.publish(Frames(events, self._codec.frame))
+        run.turn = turn.pop_all()
         self._begin(run)
         return snapshot
 
@@ -147,49 +270,65 @@ class Runs:
         run = self._alive.get((tenant, run_id))
         if run is None:
             return False
-        run.cancel()
+        run.stop(ev.TurnCancelled())
         try:
             await asyncio.wait_for(run.over.wait(), CANCEL_WAIT_S)
         except TimeoutError:
             raise StoreError("the work has stopped, but its end could not be stored yet") from None
         return True
 
-    async def events(self, tenant: str, run_id: str, *, after: int) -> AsyncIterator[Sequence[LoggedEvent]]:
-        """The run's events after that sequence number, to the last: from the store what is past, then as they come."""
+    def forget(self, tenant: str, run_id: str) -> None:
+        """The run has been deleted."""
+        self._pages.forget(tenant, run_id)
+
+    def frames(self, tenant: str, run_id: str, *, after: int) -> AsyncIterator[bytes]:
+        """The run's events after that sequence number as frames, to the last: what is past, then as they come."""
         run = self._alive.get((tenant, run_id))
-        if run is None or after < run.log.first - 1:
-            while events := await self._store.read_events(tenant, run_id, after=after, limit=PAGE):
-                yield events
-                after = events[-1].sequence_number
-        if run is not None:
-            async for events in run.log.read(after=after):
-                yield events
+        return follow(self._pages, None if run is None else run.log, tenant, run_id, after=after)
+
+    # After a restart
+
+    async def _take_up(self, stored: StoredRun) -> None:
+        await (self._resume(stored) if stored.status == "queued" else self._lost(stored))
 
     async def _resume(self, stored: StoredRun) -> None:
-        """A run that was still queued when the server stopped."""
+        """A run that was queued when the server stopped."""
+        refused: RequestError | None = None
         try:
             run = await self._again(stored)
         except RequestError as error:  # what it continues has changed meanwhile: it cannot be answered any more
-            run = await self._again(stored, alone=True)
-            await self._end(run, ev.TurnFailed(error.info()), insist=False)
-        else:
+            run, refused = await self._again(stored, alone=True), error
+        _go_on(run, await replay(self._store, self._codec, stored, run.call.request, self._started(run.call)))
+        if refused is None:
+            self._room.take(run.held_bytes)
             self._begin(run)
+        else:
+            await self._end(run, ev.TurnFailed(refused.info()), insist=False)
 
-    async def _lose(self, stored: StoredRun) -> None:
+    async def _lost(self, stored: StoredRun) -> None:
         """A run that was being answered when the server died: what it had said is kept, its open items are closed."""
         run = await self._again(stored, alone=True)
-        emitter, started = run.emitter, self._started(run.call)
-        decoder = ResponsesBackend().decoder(started, streamed=True)
-        emitter.feed_events(started)
-        after = -1
-        while events := await self._store.read_events(stored.tenant, stored.id, after=after, limit=PAGE):
-            after = events[-1].sequence_number
-            for logged in events:
-                for event in decoder.feed(self._codec.frame((logged.type, logged.data))):
-                    if not isinstance(event, (ev.TurnStarted, *ev.TERMINALS)):
-                        emitter.feed_events(event)
-        emitter.sequence_number = stored.next_sequence
-        await self._end(run, ev.TurnFailed(WORKER_LOST), insist=False)
+        said = await replay(self._store, self._codec, stored, run.call.request, self._started(run.call))
+        run.emitter = said.emitter
+        if not self._restarts(run.backend, said.attempts):
+            await self._end(run, ev.TurnFailed(_worker_lost(said.attempts)), insist=False)
+            return
+        try:
+            fresh = await self._again(stored)
+        except RequestError as error:
+            await self._end(run, ev.TurnFailed(error.info()), insist=False)
+            return
+        first = said.emitter.sequence_number
+        closing = said.emitter.cut()
+        _go_on(fresh, said)
+        emitted = [*closing, *fresh.emitter.queued(self._started(fresh.call), again=True)]
+        snapshot = stored_response(_response_in(emitted[-1]), fresh.chained, background=True)
+        events = _logged(emitted, first=first)
+        if await self._store.requeue_run(stored.tenant, stored.id, response=snapshot, events=events):
+            logger.warning("run %s has lost its worker and is run again, attempt %d", stored.id, fresh.attempt)
+            fresh.log = RunLog(first=fresh.emitter.sequence_number)
+            self._room.take(fresh.held_bytes)
+            self._begin(fresh)
 
     async def _again(self, stored: StoredRun, *, alone: bool = False) -> Run:
         """The run as it was before it began to be answered; `alone`: without its history, for one that has to end."""
@@ -197,38 +336,67 @@ class Runs:
         request = msgspec.structs.replace(self._codec.decode_request(asked.body), model=asked.model)
         take_up = self._chaining.alone if alone else self._chaining.again
         chained = await take_up(request, tenant=stored.tenant, response_id=stored.id)
+        outcome = Outcome()
+        outcome.model, outcome.stream = asked.model, request.stream
         call = Call(
             request=chained.request,
-            body=None,
+            body=asked.body,
+            own_items=request.items,
             dialect=self._codec.name,
             turn_id=stored.id,
             created_at=stored.created_at,
             request_id=asked.request_id,
             tenant=stored.tenant,
-            outcome=Outcome(),
+            outcome=outcome,
             session_id=asked.session_id,
             own_ids=True,
             patient=True,
         )
         emitter = self._codec.emitter(chained.request)
         emitter.queued(self._started(call))
-        return Run(call=call, chained=chained, emitter=emitter, log=RunLog(first=stored.next_sequence))
+        return self._run(call, chained, backend=asked.backend, emitter=emitter, first=stored.next_sequence)
+
+    def _run(self, call: Call, chained: Chained, *, backend: str, emitter: ResponseEmitter, first: int = 0) -> Run:
+        return Run(
+            call=call,
+            chained=chained,
+            emitter=emitter,
+            log=RunLog(first=first),
+            backend=backend,
+            started_s=self._clock.monotonic_s(),
+        )
+
+    def _restarts(self, backend: str, attempts: int) -> bool:
+        return attempts <= MAX_RESTARTS and self._gateway.restarts(backend)
 
     def _started(self, call: Call) -> ev.TurnStarted:
         return ev.TurnStarted(call.turn_id, call.request.model or "", call.created_at)
 
+    # The work
+
     def _begin(self, run: Run) -> None:
+        """The run is alive from now on, unless the server has been told to leave meanwhile: then it stays queued."""
+        if self._draining:
+            self._room.give_back(run.held_bytes)
+            run.turn.close()
+            run.leave()
+            return
         key = (run.call.tenant, run.id)
         self._alive[key] = run
         run.task = asyncio.create_task(self._work(run), name=f"run {run.id}")
-        run.task.add_done_callback(lambda _: self._alive.pop(key, None))
+        run.task.add_done_callback(lambda _: self._over(key))
+
+    def _over(self, key: tuple[str, str]) -> None:
+        run = self._alive.pop(key)
+        run.turn.close()
+        self._room.give_back(run.held_bytes)
 
     async def _work(self, run: Run) -> None:
         """Drives a run to its end. Only a stopping server leaves one without."""
-        pump = _Pump(self._store, run)
+        pump = Pump(self._store, run.log, self._codec.frame, tenant=run.call.tenant, run_id=run.id)
         writing = asyncio.create_task(pump.write(), name=f"write {run.id}")
         run.answering = answering = asyncio.create_task(self._answer(run, pump), name=f"answer {run.id}")
-        if run.cancelled:
+        if run.stopped is not None:
             answering.cancel()
         try:
             await asyncio.wait({answering, writing}, return_when=asyncio.FIRST_COMPLETED)
@@ -237,8 +405,8 @@ class Runs:
             await asyncio.wait({answering})
             pump.finish()
             await writing
-            terminal = ev.TurnFailed(pump.failure.info()) if pump.failure else ev.TurnCancelled()
-            await self._end(run, terminal if answering.cancelled() else answering.result(), before=pump.pending)
+            stopped = ev.TurnFailed(pump.failure.info()) if pump.failure else run.stopped or ev.TurnCancelled()
+            await self._end(run, stopped if answering.cancelled() else answering.result(), before=pump.pending)
         finally:
             answering.cancel()
             writing.cancel()
@@ -246,31 +414,38 @@ class Runs:
             if run.answer is not None:
                 await run.answer.aclose()
 
-    async def _answer(self, run: Run, pump: "_Pump") -> ev.Terminal:
-        """Has the run answered once there is a place. Gives the terminal event, which the end's transaction writes."""
-        emitter, call = run.emitter, run.call
+    async def _answer(self, run: Run, pump: Pump) -> ev.Terminal:
+        """Has the run answered once there is a slot. Gives the terminal event, which the end's transaction writes."""
         try:
-            async with self._places:
-                first = emitter.sequence_number
-                emitted = emitter.feed_events(self._started(call))
-                snapshot = stored_response(_response_in(emitted[-1]), run.chained, background=True)
-                await pump.start(snapshot, _logged(emitted, first=first))
-                run.answer = await self._gateway.answer(call)
-                return await self._pump_out(run.answer, emitter, pump)
+            call = msgspec.structs.replace(run.call, admitted=partial(self._admitted, run, pump))
+            run.answer = await self._gateway.answer(call)
+            return await self._pump_out(run, run.answer, pump)
         except TrunklineError as error:
             return ev.TurnFailed(error.info())
         except Exception as error:
             logger.error("run %s failed", run.id, exc_info=error)
-            return ev.TurnFailed(InternalError(request_id=call.request_id).info())
+            return ev.TurnFailed(InternalError(request_id=run.call.request_id).info())
 
-    async def _pump_out(self, answer: Answer, emitter: ResponseEmitter, pump: "_Pump") -> ev.Terminal:
+    async def _admitted(self, run: Run, pump: Pump) -> None:
+        """A backend has a slot for it: from queued to in progress, once."""
+        if run.begun:
+            return
+        run.begun = True
+        first = run.emitter.sequence_number
+        emitted = run.emitter.feed_events(self._started(run.call))
+        snapshot = stored_response(_response_in(emitted[-1]), run.chained, background=True)
+        await pump.start(snapshot, emitted, first=first)
+
+    async def _pump_out(self, run: Run, answer: Answer, pump: Pump) -> ev.Terminal:
+        emitter, size, shift = run.emitter, AnswerSize(), run.shift
         async for batch in answer.event_batches():
             for event in batch:
                 if isinstance(event, ev.TERMINALS):
                     return event
                 if not isinstance(event, ev.TurnStarted):
                     first = emitter.sequence_number
-                    pump.put(_logged(emitter.feed_events(event), first=first))
+                    pump.put(emitter.feed_events(shifted(event, shift) if shift else event), first=first)
+            size.add(batch)
             await pump.room()
         return ev.TurnFailed(BackendUnavailable("the backend ended without a last event").info())
 
@@ -290,90 +465,53 @@ class Runs:
         ended = None
         while ended is None:
             try:
-                ended = await _patiently(
+                ended = await patiently(
                     lambda: self._store.append_events(call.tenant, run.id, events, final=final, items=items)
                 )
             except StoreError as error:
                 if not insist:
                     raise
                 logger.error("the end of run %s could not be stored yet: %s", run.id, error.message)
-        run.log.publish(events if ended else (), ended=True)
+        run.turn.close()  # before anybody who reads the end can go on from it
+        run.log.publish(Frames(events, self._codec.frame) if ended else None, ended=True)
         run.over.set()
+        self._account(run, terminal, status=final.status if ended else "deleted")
+
+    def _account(self, run: Run, terminal: ev.Terminal, *, status: str) -> None:
+        call, outcome = run.call, run.call.outcome
+        outcome.note(terminal)
+        self._accounts.add(
+            "run",
+            {"id": call.request_id, "response": run.id, "status": status},
+            outcome,
+            tenant=call.tenant,
+            started_s=run.started_s,
+        )
 
 
-class _Pump:
-    """From the emitter to the store: what has gathered while one transaction was written goes into the next.
-
-    Attributes:
-        pending: what is not stored yet, in order.
-        failure: why the store takes nothing any more.
-    """
-
-    def __init__(self, store: Store, run: Run) -> None:
-        self._store = store
-        self._run = run
-        self._wake = asyncio.Event()
-        self._written = asyncio.Event()
-        self._finished = False
-        self._snapshot: StoredResponse | None = None
-        self.pending: list[LoggedEvent] = []
-        self.failure: StoreError | None = None
-
-    async def start(self, snapshot: StoredResponse, events: Sequence[LoggedEvent]) -> None:
-        """Says that the run has begun. Returns once that is stored: nothing may be asked of a backend before."""
-        self._snapshot = snapshot
-        self.put(events)
-        await self._written.wait()
-
-    def put(self, events: Sequence[LoggedEvent]) -> None:
-        self.pending.extend(events)
-        self._wake.set()
-
-    async def room(self) -> None:
-        """Returns once there is room for more."""
-        while len(self.pending) >= MAX_PENDING:
-            self._written.clear()
-            await self._written.wait()
-
-    def finish(self) -> None:
-        self._finished = True
-        self._wake.set()
-
-    async def write(self) -> None:
-        """Writes until finished, until the run is gone or until the store has refused for long."""
-        while not (self._finished and not self.pending):
-            await self._wake.wait()
-            self._wake.clear()
-            events = self.pending[:]
-            if not events:
-                continue
-            try:
-                if not await _patiently(lambda written=events: self._write(written)):  # type: ignore[misc]
-                    return
-            except StoreError as error:
-                self.failure = error
-                return
-            self._snapshot = None
-            del self.pending[: len(events)]
-            self._run.log.publish(events)
-            self._written.set()
-
-    async def _write(self, events: Sequence[LoggedEvent]) -> bool:
-        tenant, run_id = self._run.call.tenant, self._run.id
-        if self._snapshot is not None:
-            return await self._store.start_run(tenant, run_id, response=self._snapshot, events=events)
-        return await self._store.append_events(tenant, run_id, events)
+def _go_on(run: Run, said: Replayed) -> None:
+    """The run as a further attempt after what its log says, if that says of any."""
+    run.attempt = said.attempts + 1
+    run.emitter.next_output = said.emitter.next_output
+    run.emitter.sequence_number = said.emitter.sequence_number
+    run.shift = said.emitter.sequence_number if said.attempts else 0
 
 
-async def _patiently(write: Callable[[], Awaitable[bool]]) -> bool:
-    """A full disk or a locked file passes: a run is worth waiting for. Raises StoreError when it does not."""
-    for wait_s in RETRY_AFTER_S:
-        try:
-            return await write()
-        except StoreError as error:
-            logger.warning("a run's events could not be stored yet: %s", error.message)
-            await asyncio.sleep(wait_s)
-    return await write()
+def _worker_lost(attempts: int) -> ErrorInfo:
+    times = f", {attempts} times" if attempts > 1 else ""
+    return ErrorInfo(
+        message=f"the server was stopped while it worked on this response{times}",
+        type="server_error",
+        code="worker_lost",
+    )
+
+
+def _held_bytes(chained: Chained, body: bytes) -> int:
+    """About what a waiting run keeps in memory: its body, and the history before it."""
+    history = sum(len(turn.input) + len(turn.output) for turn in chained.history)
+    if chained.conversation_id is not None:  # its items have been read and are not kept as they were
+        history = len(msgspec.json.encode(chained.request.items))
+    return len(body) + history
 
 
 def _logged(emitted: Sequence[Emitted], *, first: int) -> list[LoggedEvent]:

@@ -10,6 +10,7 @@
     │   │   └── ModelNotFound                     404     code model_not_found
     │   ├── MethodNotAllowed                      405
     │   ├── PayloadTooLarge                       413
+    │   ├── UnsupportedMediaType                  415
     │   └── RateLimited                           429     rate_limit_error, with Retry-After
     ├── BackendError                              502     the answerer failed
     │   ├── BackendRejected                       4xx     the upstream refused this request; its own status is kept
@@ -20,7 +21,7 @@
     │   ├── AgentError                            500     a Python agent raised; its text, redacted and cut
     │   └── AgentIncomplete                       502     an agent ended without any usable text
     ├── TurnFailure                               …       a TurnFailed event raised again: status and type are the event's
-    ├── StoreError                                500
+    ├── StoreError                                503     nothing was written: the disk is full, the file is held
     ├── InternalError                             500     a bug of ours: a safe sentence and the request id
     └── ConfigError(file, key)                    never on the wire
 
@@ -147,6 +148,11 @@ class PayloadTooLarge(RequestError):
     default_code = "body_too_large"
 
 
+class UnsupportedMediaType(RequestError):
+    status = 415
+    default_code = "unsupported_media_type"
+
+
 class RateLimited(RequestError):
     """Every slot and every place in the queue is taken."""
 
@@ -226,6 +232,9 @@ class AgentIncomplete(BackendError):
 
 
 class StoreError(TrunklineError):
+    """What the store did not take or give. It passes, so clients are told to try again."""
+
+    status = 503
     default_code = "store_error"
 
 

@@ -41,12 +41,15 @@ class Grammar:
         self._open: dict[int, tuple[ev.ItemKind, int]] = {}  # item index -> kind, choice
         self._next_index = 0
         self._choices: dict[int, bool] = {}  # choice -> done
+        self._text_item = -1  # an open item that takes text: nearly every event is one more delta of it
 
     @property
     def ended(self) -> bool:
         return self._ended
 
     def feed(self, event: ev.Event) -> None:
+        if type(event) is ev.TextDelta and event.index == self._text_item:
+            return
         rule = self._RULES.get(type(event))
         if rule is None:
             raise BackendProtocolError(f"backend yielded {type(event).__name__}, which is not an event")
@@ -81,9 +84,12 @@ class Grammar:
             _broken(event, f"names item {event.index}, which is not open")
         if type(event) not in DELTAS[entry[0]]:
             _broken(event, f"does not belong to a {entry[0]} item")
+        if type(event) is ev.TextDelta:
+            self._text_item = event.index
 
     def _item_done(self, event: ev.ItemDone) -> None:
         entry = self._open.pop(event.index, None)
+        self._text_item = -1
         if entry is None:
             _broken(event, f"names item {event.index}, which is not open")
         if (event.item is not None) != (entry[0] in WHOLE):
@@ -109,15 +115,15 @@ class Grammar:
             _broken(event, f"came while item {next(iter(self._open))} is open")
         if not self._choices.get(0) or not all(self._choices.values()):
             _broken(event, "came before every choice was done")
-        self._ended = True
+        self._ended, self._text_item = True, -1
 
     def _incomplete(self, event: ev.TurnIncomplete) -> None:
         if event.reason in LIMITS:
             self._completed(event)
-        self._ended = True
+        self._ended, self._text_item = True, -1
 
     def _cut(self, event: ev.Event) -> None:
-        self._ended = True
+        self._ended, self._text_item = True, -1
 
     # One table for all, of plain functions: bound methods in each instance would tie it in a cycle that only the
     # garbage collector undoes, and memory would wait for it.

@@ -107,7 +107,7 @@ class OpenItem:
     def feed(self, event: ev.Delta | ev.TokensDelta | ev.AnnotationAdded) -> None:
         match event:
             case ev.TextDelta():
-                self._segment(TextPart, event.text)
+                self.add_text(event.text)
             case ev.RefusalDelta():
                 self._segment(RefusalPart, event.text)
             case ev.ReasoningDelta() | ev.ArgumentsDelta():
@@ -121,6 +121,14 @@ class OpenItem:
                 if self._segment_kind is RefusalPart:
                     self._close_segment()
                 self._annotations.append(event.annotation)
+
+    def add_text(self, text: str) -> None:
+        """What `feed` does with the text of a TextDelta."""
+        if text and self._segment_kind is TextPart:
+            self._segments.append(text)
+            self.settled = len(self.logprobs)
+        else:
+            self._segment(TextPart, text)
 
     def item(self, status: Status, whole: Item | None = None, encrypted_content: str | None = None) -> Item:
         """The item as it stands. `whole` is the item its ItemDone carried; it keeps the id with which it opened."""
@@ -228,6 +236,9 @@ class Fold:
         self._terminal: ev.Terminal | None = None
 
     def feed(self, event: ev.Event) -> None:
+        if type(event) is ev.TextDelta:  # nearly all are
+            self._open[event.index].add_text(event.text)
+            return
         rule = self._RULES.get(type(event))
         if rule is not None:
             rule(self, event)

@@ -6,7 +6,9 @@ engine turns a raise after TurnStarted into TurnFailed. Closing the iterator (`a
 
 `capabilities` is data: the engine refuses, by the client's own name for it, what no field declares (decision 34).
 
-A backend that speaks the surface's own dialect over HTTP may also offer `relay`: bytes in, bytes out.
+A backend that speaks the surface's own dialect over HTTP may also offer `relay`: bytes in, bytes out. One that can tell the
+length of a request without answering it is a `TokenCounter`; one whose upstream makes conversations shorter is a `Compactor`; one
+that knows its models without asking is a `Probe`.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -17,7 +19,9 @@ import msgspec
 
 from trunkline.model.events import Event
 from trunkline.model.ids import Entropy
+from trunkline.model.items import Item
 from trunkline.model.request import Request
+from trunkline.model.usage import Usage
 from trunkline.ports.runtime import Clock
 
 EventBatch = Sequence[Event]
@@ -62,6 +66,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         parts: content part kinds it can read.
         streaming: False answers `stream: true` with 400 (decision 1).
         applies_stop: False lets trunkline cut at stop sequences itself.
+        context_tokens: tokens of context, where they are known and counting is cheap: then what does not fit is found out before
+            it is asked (`truncation`).
     """
 
     parameters: frozenset[str] = frozenset()
@@ -70,22 +76,44 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     parts: frozenset[PartKind] = frozenset({"text", "refusal"})
     streaming: bool = True
     applies_stop: bool = False
+    context_tokens: int | None = None
+
+
+class ModelFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The weights behind a model, as far as its server tells; what it does not say stays empty."""
+
+    format: str = ""
+    family: str = ""
+    families: tuple[str, ...] = ()
+    parameter_size: str = ""
+    quantization_level: str = ""
+    size_bytes: int = 0
+    digest: str = ""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One model a backend offers, under the backend's own name. `created_at` in unix seconds."""
+    """One model a backend offers, under the backend's own name. `created_at` in unix seconds.
+
+    `loaded`: whether it is in memory and answers without being loaded first; None where the backend does not say.
+    `abilities`: what the model itself can do, in Ollama's words (completion, tools, vision, thinking, embedding); empty where the
+    backend does not say, and then what it takes at all is in its capabilities.
+    """
 
     id: str
     created_at: int = 0
     owned_by: str = "trunkline"
     context_tokens: int | None = None
+    loaded: bool | None = None
+    abilities: tuple[str, ...] = ()
+    file: ModelFile | None = None
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What a backend gets beside the request. `turn_id` and `created_at` are for backends whose wire has none of its own.
 
     `backend_model` is the name to use towards the answerer; `request.model` is what the client asked for. `body` is the
-    client's request as it came, in `body_dialect`; it is absent once a filter has changed the request.
+    client's request as it came, in `body_dialect`, and `own_items` what its items were read as: the request may hold others, such
+    as those of the turns before it.
     """
 
     turn_id: str
@@ -99,6 +127,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     memory_key: str | None = None
     body: bytes | None = None
     body_dialect: str | None = None
+    own_items: tuple[Item, ...] = ()
 
 
 class Backend(Protocol):
@@ -153,7 +182,7 @@ class Relay(Protocol):
     """A backend that can pass a dialect through as bytes."""
 
     @property
-    def relay_dialect(self) -> str: ...
+    def relay_dialect(self) -> str | None: ...
 
     async def relay(self, request: Request, context: Context) -> RelayAnswer | AsyncIterator[EventBatch]:
         """Opens the upstream with the client's own body (`context.body`).
@@ -161,4 +190,38 @@ class Relay(Protocol):
         Gives events instead where the upstream's answer is not of the kind the client asked for (JSON for a stream, say).
         Raises BackendError for everything that is not a 2xx answer.
         """
+        ...
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """A backend whose `models` may be known without asking anybody, and which can then still say whether somebody is there."""
+
+    async def probe(self) -> None:
+        """Raises BackendError when nobody answers; whatever is answered will do."""
+        ...
+
+
+@runtime_checkable
+class TokenCounter(Protocol):
+    """A backend that can say how long a request is before it answers it."""
+
+    async def count_tokens(self, request: Request, context: Context) -> int:
+        """Its input tokens, as the usage of its answer would report them. Raises what opening it would raise."""
+        ...
+
+
+class Compacted(msgspec.Struct, frozen=True):
+    """A conversation made shorter: items of the Responses wire that stand for the whole of it, and what that cost."""
+
+    output: tuple[msgspec.Raw, ...]
+    usage: Usage
+
+
+@runtime_checkable
+class Compactor(Protocol):
+    """A backend that makes conversations shorter in a way that only it can read again."""
+
+    async def compact(self, request: Request, context: Context) -> Compacted | None:
+        """None where it turns out that it cannot. Raises BackendError when it failed."""
         ...

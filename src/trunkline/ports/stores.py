@@ -7,6 +7,7 @@ exactly like an unknown one. JSON travels as bytes: what a client gets again is 
     run           work that outlives its request: queued, in_progress, then one terminal status; with its event log
     conversation  an ordered list of items with a name of its own
     completion    a stored chat completion
+    usage         what calls added up to (ports/usage.py)
 
 A chain of turns is followed through `parent_id`. A turn stores its own items only; deleting a response that others continue
 hides it and keeps its items for them. A response may also be deleted, or give way to newer ones, while a turn that
@@ -21,6 +22,8 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import msgspec
+
+from trunkline.ports.usage import UsageStore
 
 RunStatus = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
 Order = Literal["asc", "desc"]
@@ -177,6 +180,13 @@ class RunStore(Protocol):
         was cancelled, deleted or started meanwhile."""
         ...
 
+    async def requeue_run(
+        self, tenant: str, run_id: str, *, response: StoredResponse, events: Sequence[LoggedEvent]
+    ) -> bool:
+        """in_progress → queued, for a run that has lost its worker and shall run again. False, and nothing is written, when
+        it is not in progress."""
+        ...
+
     async def append_events(
         self,
         tenant: str,
@@ -246,8 +256,13 @@ class CompletionStore(Protocol):
         ...
 
 
-class Store(ResponseStore, RunStore, ConversationStore, CompletionStore, Protocol):
+class Store(ResponseStore, RunStore, ConversationStore, CompletionStore, UsageStore, Protocol):
     """All of it, behind one life: `start` before, `close` after."""
+
+    @property
+    def waiting(self) -> int:
+        """Reads and writes that have been asked for and not begun."""
+        ...
 
     async def start(self) -> None:
         """Opens, and upgrades what an older version wrote. Raises ConfigError or StoreError with what to do."""

@@ -1,7 +1,8 @@
-"""From the model a client asked for to the backends that may answer, in order.
+"""From the model a client asked for to the endpoints that may answer, in order.
 
-Names from `[[models]]` come first. A backend that no entry mentions offers its own models under their own names; one that
-cannot list them (and was given no list) is passed any name and decides itself.
+Names from `[[models]]` come first: their routes are tried one after the other. Every other name goes to all endpoints, of all
+backends without an entry of their own, that list it; one that cannot list its models (and was given no list) is passed any name
+and decides itself. What was found is remembered until an endpoint lists something else.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,28 +10,43 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from trunkline.config.schema import ModelSettings
-from trunkline.model.errors import BackendError, InvalidParameter, ModelNotFound
-from trunkline.ports.backend import Backend, ModelInfo, Relay
+from trunkline.model.errors import BackendError, BackendUnavailable, InvalidParameter, ModelNotFound, TrunklineError
+from trunkline.ports.backend import ModelInfo
+from trunkline.routing.balancer import Candidate, Endpoint
 from trunkline.routing.catalog import Catalog
+from trunkline.routing.names import DEFAULT_TAG, MAX_CHARACTERS, shape_of
 
 LISTED_IN_ERRORS = 20
+REMEMBERED = 4096
 
 
-class Route(msgspec.Struct, frozen=True):
-    """One backend that may answer, and its own name for the model. `relay` is the backend again if it can relay."""
+class Step(msgspec.Struct, frozen=True):
+    """One step of a route: any of these may answer. The next step is for when none of them can.
 
-    backend_name: str
-    backend: Backend
-    backend_model: str
-    relay: Relay | None
+    `fallback`: a step before it was there for the model, if only in the configuration.
+    """
+
+    candidates: tuple[Candidate, ...]
+    fallback: bool = False
+
+    @property
+    def first(self) -> Candidate:
+        return self.candidates[0]
+
+
+class Described(msgspec.Struct, frozen=True):
+    """A model a client may ask for, and the endpoint that is asked first."""
+
+    info: ModelInfo
+    endpoint: Endpoint
 
 
 class Router:
-    """Resolves names."""
+    """Resolves names. `backends` are the endpoints of each backend, by its name."""
 
     def __init__(
         self,
-        backends: Mapping[str, Backend],
+        backends: Mapping[str, Sequence[Endpoint]],
         models: Sequence[ModelSettings],
         catalog: Catalog,
         *,
@@ -41,11 +57,11 @@ class Router:
         self._open = tuple(
             name for name in backends if all(route.backend != name for model in models for route in model.routes)
         )
+        self._open_endpoints = tuple(endpoint for name in self._open for endpoint in backends[name])
         self._catalog = catalog
         self._default_model = default_model
-        self._resolved: dict[str, tuple[Route, ...]] = {}
-        # Whether a backend relays is asked once: isinstance with a protocol costs as much as reading a request.
-        self._relays = {name: backend if isinstance(backend, Relay) else None for name, backend in backends.items()}
+        self._resolved: dict[str, tuple[Step, ...]] = {}
+        self._version = -1
 
     def choose(self, asked: str | None) -> str:
         """The model asked for, or the default one. Raises when there is neither."""
@@ -53,6 +69,9 @@ class Router:
             return asked
         if self._default_model is None:
             listed = ", ".join(repr(name) for name in self.known()[:LISTED_IN_ERRORS])
+            silent = None if listed else self._catalog.first_error()
+            if silent is not None:
+                raise BackendUnavailable(f"no model is known yet: {silent.message}", retry_after_s=silent.retry_after_s)
             raise InvalidParameter(
                 f"Missing required parameter: 'model'.{f' Configured: {listed}.' if listed else ''}",
                 code="missing_required_parameter",
@@ -60,69 +79,141 @@ class Router:
             )
         return self._default_model
 
-    async def resolve(self, model: str) -> tuple[Route, ...]:
+    def endpoints_of(self, backend_name: str) -> Sequence[Endpoint]:
+        """Those of a backend; none for a name that is no backend's (any more)."""
+        return self._backends.get(backend_name, ())
+
+    async def resolve(self, model: str) -> tuple[Step, ...]:
         """Who may answer, first choice first. Raises ModelNotFound, which lists what there is."""
+        self._catalog.refresh()
+        if self._version != self._catalog.version:
+            self._version = self._catalog.version
+            self._resolved.clear()
         resolved = self._resolved.get(model)
         if resolved is not None:
             return resolved
-        configured = self._configured.get(model)
+        configured = self._configured.get(model) or self._configured.get(model.removesuffix(DEFAULT_TAG))
         if configured is not None:
-            routes = [await self._configured_route(route.backend, route.model) for route in configured.routes]
-            self._resolved[model] = tuple(routes)
-            return self._resolved[model]
-        return await self._discovered(model)
+            steps = await self._configured_steps(configured)
+        else:
+            steps = (await self._discovered(model),)
+        short = len(model) <= MAX_CHARACTERS  # any text may be a name, where an endpoint decides itself
+        if short and len(self._resolved) < REMEMBERED and self._version == self._catalog.version:
+            self._resolved[model] = steps
+        return steps
 
     async def models(self) -> list[ModelInfo]:
         """Every model a client may ask for, configured ones first, each name once."""
         found: dict[str, ModelInfo] = {name: ModelInfo(id=name) for name in self._configured}
         if self._open:
             listings = await self._catalog.listings()
-            for name in self._open:
-                for info in listings[name].models:
+            for endpoint in self._open_endpoints:
+                for info in listings[endpoint.label].models:
                     found.setdefault(info.id, info)
         return list(found.values())
+
+    async def describe(self, model: str) -> Described:
+        """What is known of the model behind a name, under that name. Raises ModelNotFound."""
+        step = (await self.resolve(model))[0]
+        endpoint, own_name = step.first.endpoint, step.first.model
+        listed = self._catalog.named(endpoint.label, own_name) or ModelInfo(id=model)
+        loaded = [candidate.loaded for candidate in step.candidates if candidate.loaded is not None]
+        return Described(msgspec.structs.replace(listed, id=model, loaded=any(loaded) if loaded else None), endpoint)
 
     def known(self) -> list[str]:
         """The names known now, without asking anybody."""
         found = dict.fromkeys(self._configured)
-        for name in self._open:
-            found.update(dict.fromkeys(info.id for info in self._catalog.known(name)))
+        for endpoint in self._open_endpoints:
+            found.update(dict.fromkeys(info.id for info in self._catalog.known(endpoint.label)))
         return list(found)
 
-    async def failures(self) -> dict[str, BackendError]:
-        """Backends that cannot say what they offer, by name: they are unlikely to answer anything else."""
+    async def endpoint_failures(self) -> dict[str, BackendError]:
+        """Endpoints that cannot say what they offer, or were out of reach and have not answered since, by label."""
         listings = await self._catalog.listings(fresh=True)
-        return {name: listing.error for name, listing in listings.items() if listing.error is not None}
+        found = {label: listing.error for label, listing in listings.items() if listing.error is not None}
+        for endpoints in self._backends.values():
+            for endpoint in endpoints:
+                if endpoint.breaker.out_of_reach and endpoint.label not in found:
+                    found[endpoint.label] = BackendUnavailable(f"{endpoint.label!r} could not be reached a moment ago")
+        return found
 
-    async def _configured_route(self, name: str, model: str | None) -> Route:
+    async def failures(self) -> dict[str, BackendError]:
+        """Backends of which no endpoint can say what it offers, by name: they are unlikely to answer anything else."""
+        failures = await self.endpoint_failures()
+        found: dict[str, BackendError] = {}
+        for name, endpoints in self._backends.items():
+            failed = [failures[endpoint.label] for endpoint in endpoints if endpoint.label in failures]
+            if len(failed) == len(endpoints):
+                found[name] = failed[0]
+        return found
+
+    async def _configured_steps(self, configured: ModelSettings) -> tuple[Step, ...]:
+        """The steps of a route, without those whose backend cannot say what it has. Raises the first error if none is left."""
+        steps: list[Step] = []
+        failures: list[TrunklineError] = []
+        for position, route in enumerate(configured.routes):
+            try:
+                step = await self._configured_step(route.backend, route.model)
+            except (BackendError, ModelNotFound) as error:
+                failures.append(error)
+            else:
+                steps.append(msgspec.structs.replace(step, fallback=position > 0))
+        if not steps:
+            raise failures[0]
+        return tuple(steps)
+
+    async def _configured_step(self, name: str, model: str | None) -> Step:
+        endpoints = self._backends[name]
+        listings = {endpoint.label: await self._catalog.listing(endpoint.label) for endpoint in endpoints}
         if model is None:
-            listing = await self._catalog.listing(name)
-            if not listing.models:
-                raise listing.error or ModelNotFound(f"backend {name!r} lists no model; name one in its route")
-            model = listing.models[0].id
-        return self._route(name, model)
+            first = next((listing.models[0] for listing in listings.values() if listing.models), None)
+            if first is None:
+                error = next((listing.error for listing in listings.values() if listing.error is not None), None)
+                raise error or ModelNotFound(f"backend {name!r} lists no model; name one in its route")
+            model = first.id
+        offering = self._offering(model, endpoints)
+        # Who lists other models only may still know this one, as long as nobody is known to.
+        return Step(tuple(offering or [Candidate(endpoint, model) for endpoint in endpoints]))
 
-    def _route(self, name: str, model: str) -> Route:
-        return Route(name, self._backends[name], model, self._relays[name])
+    def _offering(self, model: str, endpoints: Sequence[Endpoint]) -> list[Candidate]:
+        """The endpoints that list the model, under the name itself or with or without the default tag; else by its shape."""
+        wanted = model.removesuffix(DEFAULT_TAG)
+        exact = [
+            Candidate(endpoint, info.id, info.loaded)
+            for endpoint in endpoints
+            if (info := self._catalog.untagged(endpoint.label, wanted)) is not None
+        ]
+        if exact:
+            return exact
+        shape = shape_of(model)
+        alike = [
+            Candidate(endpoint, info.id, info.loaded)
+            for endpoint in endpoints
+            for info in self._catalog.alike(endpoint.label, shape)
+        ]
+        return alike if len({candidate.model.removesuffix(DEFAULT_TAG) for candidate in alike}) == 1 else []
 
-    async def _discovered(self, model: str) -> tuple[Route, ...]:
-        for name in self._open:
-            # Who is known to offer it answers, and at most it alone is asked: a backend that hangs delays only its own models.
-            if any(info.id == model for info in self._catalog.known(name)):
-                listing = await self._catalog.listing(name)
-                if any(info.id == model for info in listing.models):
-                    return (self._route(name, model),)
-        listings = await self._catalog.listings()
-        if not any(info.id == model for name in self._open for info in listings[name].models):
+    async def _discovered(self, model: str) -> Step:
+        offering = self._offering(model, self._open_endpoints)
+        if not offering:
+            await self._catalog.listings()
+            offering = self._offering(model, self._open_endpoints)
+        if not offering:
+            # Who is silent and what is known are looked at in one moment: a list that came in between would be seen by neither.
             listings = await self._catalog.listings(fresh=True)
-        for name in self._open:
-            if any(info.id == model for info in listings[name].models):
-                return (self._route(name, model),)
-        for name in self._open:
-            listing = listings[name]
-            if listing.error is not None and not listing.models and self._backends[name].capabilities.forwards_unknown:
-                return (self._route(name, model),)
-        raise await self.unknown(model)
+            offering = (
+                self._offering(model, self._open_endpoints)
+                or [
+                    Candidate(endpoint, model)
+                    for endpoint in self._open_endpoints
+                    if listings[endpoint.label].error is not None
+                    and not listings[endpoint.label].models
+                    and endpoint.backend.capabilities.forwards_unknown
+                ][:1]
+            )
+        if not offering:
+            raise await self.unknown(model)
+        return Step(tuple(offering))
 
     async def unknown(self, model: str) -> ModelNotFound:
         """The error for a name that nobody offers; it lists what there is."""

@@ -11,22 +11,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from starlette.types import Receive, Send
 
 from trunkline.dialects.codec import Encoder, KeepingEncoder, SurfaceCodec
+from trunkline.engine.answer_size import AnswerSize
 from trunkline.engine.call import Call
 from trunkline.engine.gateway import Answer, Gateway
 from trunkline.model import events as ev
-from trunkline.model.errors import BackendError, BackendUnavailable, InternalError, TrunklineError, TurnFailure
+from trunkline.model.errors import BackendUnavailable, InternalError, TrunklineError, TurnFailure
 from trunkline.model.turn import Fold
 from trunkline.server.disconnect import DisconnectWatch
 from trunkline.server.errors import send_error
 from trunkline.server.exchange import Exchange, Header, header_list, header_text
 from trunkline.server.json_response import send_json
-from trunkline.server.sse import SseStream
+from trunkline.server.streaming import ClientStream
+from trunkline.telemetry.outcome import Outcome
 
 logger = logging.getLogger("trunkline.server")
 
-
-MAX_ANSWER_CHARACTERS = 64 * 1024 * 1024
-"""A whole answer is held in memory; an agent that never ends must not fill it. A stream has no such bound."""
 
 Record = Callable[[bytes], Awaitable[None]]
 """Keeps the final object of a response. Raises StoreError; then the client must not be told that all is well."""
@@ -87,20 +86,16 @@ class Answerer:
         return b"".join(pieces)
 
     async def _fold(self, answer: Answer, call: Call, watch: DisconnectWatch, record: Record | None) -> bytes:
-        folding, size = Fold(), 0
+        folding, size = Fold(), AnswerSize()
         try:
             async for batch in answer.event_batches():
                 for event in batch:
                     folding.feed(event)
-                    size += len(event.text) if isinstance(event, ev.Delta) else 0
-                if size > MAX_ANSWER_CHARACTERS:
-                    raise BackendError(
-                        f"the answer is longer than {MAX_ANSWER_CHARACTERS} characters; ask for a stream"
-                    )
+                size.add(batch)
         except asyncio.CancelledError:
             if watch.gone and record is not None and self._keeps_partial:
                 folding.feed(_LEFT)
-                await record(self._codec.encode_turn(folding.turn(), call.request))
+                await _unheard(record(self._codec.encode_turn(folding.turn(), call.request)))
             raise
         turn = folding.turn()
         if isinstance(turn.terminal, ev.TurnFailed):
@@ -116,9 +111,10 @@ class Answerer:
         self, call: Call, exchange: Exchange, watch: DisconnectWatch, send: Send, record: Record | None
     ) -> None:
         encoder = self._codec.encoder(call.request)
-        stream = SseStream(
+        stream = ClientStream(
             send,
             send_body=exchange.send_body,
+            framing=self._codec.framing,
             keepalive_s=self._keepalive_s,
             head=lambda: _answer_headers(call, answer),
             on_stall=watch.give_up,
@@ -157,7 +153,9 @@ class Answerer:
             if answer is not None:
                 await answer.aclose()
 
-    async def _relay_stream(self, answer: Answer, stream: SseStream, encoder: Encoder, watch: DisconnectWatch) -> None:
+    async def _relay_stream(
+        self, answer: Answer, stream: ClientStream, encoder: Encoder, watch: DisconnectWatch
+    ) -> None:
         async for batch in answer.relay_batches():
             if not batch.events:
                 await stream.write(batch.data)
@@ -173,12 +171,13 @@ class Answerer:
     async def _encode_stream(
         self,
         answer: Answer,
-        stream: SseStream,
+        stream: ClientStream,
         encoder: Encoder,
         watch: DisconnectWatch,
         record: Record | None,
     ) -> None:
         feed = encoder.feed
+        size = AnswerSize() if isinstance(encoder, KeepingEncoder) else None  # its last event holds the whole answer
         async for batch in answer.event_batches():
             data = feed(batch[0]) if len(batch) == 1 else b"".join([feed(event) for event in batch])
             if isinstance(batch[-1], ev.TERMINALS):
@@ -189,11 +188,13 @@ class Answerer:
                 return
             if data:
                 await stream.write(data)
+            if size is not None:
+                size.add(batch)
 
     async def _fail(
         self,
         error: TrunklineError,
-        stream: SseStream,
+        stream: ClientStream,
         last_frames: Callable[[ev.TurnFailed], Awaitable[bytes]],
         exchange: Exchange,
         watch: DisconnectWatch,
@@ -218,7 +219,15 @@ async def _keep_partial(encoder: KeepingEncoder, record: Record) -> None:
     if encoder.response is not None:
         return
     encoder.feed(_LEFT)
-    await _record_final(encoder, record)
+    await _unheard(_record_final(encoder, record))
+
+
+async def _unheard(recording: Awaitable[None]) -> None:
+    """Keeps what nobody waits for any more; that it could not be kept is said to the log."""
+    try:
+        await recording
+    except TrunklineError as error:
+        logger.error("what a client got before it left is not kept: %s", error.message)
 
 
 async def _failed_frames(
@@ -248,14 +257,21 @@ async def _kept(data: bytes, encoder: KeepingEncoder, record: Record) -> bytes:
     return data
 
 
-def _answer_headers(call: Call, answer: Answer | None) -> Sequence[Header]:
+def outcome_headers(outcome: Outcome) -> list[Header]:
     """Who answered and what was ignored, as far as it is decided."""
-    outcome = call.outcome
     headers: list[Header] = []
     if outcome.route is not None:
         headers.append((b"x-trunkline-route", header_text(outcome.route)))
     if outcome.ignored:
         headers.append((b"x-trunkline-ignored", header_list(outcome.ignored)))
+    if outcome.cache is not None:
+        headers.append((b"x-trunkline-cache", outcome.cache.encode()))
+    return headers
+
+
+def _answer_headers(call: Call, answer: Answer | None) -> Sequence[Header]:
+    """The same, and what the upstream says about itself."""
+    headers = outcome_headers(call.outcome)
     if answer is not None:
         headers.extend(
             (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))

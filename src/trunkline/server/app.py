@@ -4,6 +4,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -11,14 +12,18 @@ from trunkline.engine.runs import Runs
 from trunkline.ports.backend import Backend
 from trunkline.ports.stores import Store
 from trunkline.routing.catalog import Catalog
-from trunkline.server.errors import ErrorEncoder
+from trunkline.server.errors import ErrorsFor
 from trunkline.server.middleware.auth import Authentication, tenants_by_digest
 from trunkline.server.middleware.cors import Cors
 from trunkline.server.middleware.edge import Edge
 from trunkline.server.runtime import Runtime
+from trunkline.telemetry.accounts import Accounts
 from trunkline.telemetry.logs import AccessLog
+from trunkline.telemetry.loop_lag import LoopLag
 
 logger = logging.getLogger("trunkline.server")
+
+Routes = Sequence[BaseRoute]
 
 
 class Application:
@@ -28,13 +33,15 @@ class Application:
         self,
         runtime: Runtime,
         *,
-        routes: Sequence[BaseRoute],
+        routes: Routes,
         backends: Sequence[Backend],
         catalog: Catalog,
         store: Store,
         runs: Runs,
-        errors: ErrorEncoder,
+        errors: ErrorsFor,
         access_log: AccessLog | None,
+        accounts: Accounts,
+        lag: LoopLag,
     ) -> None:
         self.runtime = runtime
         self._backends = backends
@@ -42,41 +49,60 @@ class Application:
         self._store = store
         self._runs = runs
         self._access_log = access_log
-        self._router = Router(routes=routes, redirect_slashes=False, lifespan=self._lifespan)
-        inner: ASGIApp = Authentication(self._router, tenants_by_digest(runtime.settings))
+        self._lag = lag
+        self._router = Router(routes=routes, redirect_slashes=False, default=_no_route, lifespan=self._lifespan)
+        inner: ASGIApp = Authentication(self._router, tenants_by_digest(runtime.settings), runtime.profile)
         inner = Cors(inner, runtime.settings.cors_origins)
-        self._edge = Edge(inner, runtime, errors=errors, access_log=access_log)
+        self._edge = Edge(inner, runtime, errors=errors, accounts=accounts)
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
         return self._router.routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope["app"] = self  # the router raises its 404 and 405 for us to render only if it finds an app here
-            await self._edge(scope, receive, send)
-        else:
+        if scope["type"] == "lifespan":
             await self._router(scope, receive, send)
+            return
+        scope["app"] = self  # the router raises its 405 for us to render only if it finds an app here
+        scope.setdefault("method", "GET")  # of a WebSocket's opening handshake, which ASGI does not mention
+        await self._edge(scope, receive, send)
+
+    @property
+    def max_message_bytes(self) -> int:
+        """What one message of a WebSocket may have at most."""
+        return self.runtime.settings.max_body_bytes
 
     async def models(self) -> list[str]:
         """The names a client may ask for, as far as the backends say."""
         return [info.id for info in await self.runtime.router.models()]
 
+    @property
+    def busy(self) -> bool:
+        """Whether work goes on that no connection waits for."""
+        return self._runs.busy
+
     def drain(self) -> None:
         """The server has been told to leave: it is no longer ready, what is in flight goes on."""
-        self.runtime.state.draining = True
+        self.runtime.state.drain()
+        self._runs.drain()
 
     def abort(self) -> None:
         """The time to finish is over: every answer in flight ends now, with an error."""
         self.runtime.state.abort()
+        self._runs.abort()
 
     @asynccontextmanager
     async def _lifespan(self, app: object) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             if self._access_log is not None:
                 stack.callback(self._access_log.close)
+            stack.callback(self.runtime.cache.close)
             stack.push_async_callback(self._store.close)
             await self._store.start()
+            stack.push_async_callback(self.runtime.usage.close)
+            await self.runtime.usage.start()
+            stack.callback(self._lag.close)
+            self._lag.start()
             for backend in self._backends:
                 stack.push_async_callback(backend.close)
                 await backend.start()
@@ -84,3 +110,8 @@ class Application:
             stack.push_async_callback(self._runs.close)
             await self._runs.start()
             yield
+
+
+async def _no_route(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    """Also where a WebSocket was asked for, which the router would refuse in its own way."""
+    raise HTTPException(404)

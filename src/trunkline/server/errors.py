@@ -1,6 +1,7 @@
 """Errors as responses, for every route and every way to fail."""
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 from starlette.types import Send
@@ -14,6 +15,10 @@ class ErrorEncoder(Protocol):
     """The part of a surface codec that writes its error envelope."""
 
     def encode_error(self, error: ErrorInfo) -> bytes: ...
+
+
+ErrorsFor = Callable[[str], ErrorEncoder]
+"""The envelope of each path's errors."""
 
 
 async def send_error(error: TrunklineError, exchange: Exchange, encoder: ErrorEncoder, send: Send) -> None:

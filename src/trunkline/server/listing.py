@@ -38,7 +38,8 @@ def paged(entries: Sequence[Entry], page: Page) -> Sequence[Entry]:
         if entry.id == page.after:
             return ordered[position + 1 : position + 2 + page.limit]
     raise InvalidParameter(
-        f"no entry {page.after[:200]!r} in this list to continue after; start again without it", param="after"
+        f"Invalid 'after': no entry {page.after[:200]!r} in this list to continue after; start again without it.",
+        param="after",
     )
 
 

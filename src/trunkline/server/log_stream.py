@@ -1,40 +1,41 @@
 """A run's event log as a stream: from any point, while it grows and after its end.
 
-Every event carries its sequence number as the SSE id, so a client that reconnects resumes by itself (`Last-Event-ID`). A reader
-that leaves stops reading; the run goes on.
+A reader that leaves stops reading; the run goes on. A server that stops ends the log, not its readers: whatever comes of the run,
+they read to the end of what there is and get a body that is whole, and go on from there after the restart.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 from starlette.types import Receive, Send
 
-from trunkline.dialects.openai_responses import ResponsesSurface
-from trunkline.ports.stores import LoggedEvent
+from trunkline.dialects.codec import EVENT_STREAM
 from trunkline.server.disconnect import DisconnectWatch
 from trunkline.server.exchange import Exchange
-from trunkline.server.sse import SseStream
+from trunkline.server.runtime import Runtime
+from trunkline.server.streaming import ClientStream
 
 
 async def stream_log(
-    batches: AsyncIterator[Sequence[LoggedEvent]],
-    codec: ResponsesSurface,
-    exchange: Exchange,
-    receive: Receive,
-    send: Send,
-    *,
-    keepalive_s: float,
+    frames: AsyncIterator[bytes], runtime: Runtime, exchange: Exchange, receive: Receive, send: Send
 ) -> None:
-    """Sends the log to its end. A log that ends without a terminal event (the server stops) just ends."""
+    """Sends the log to its end."""
     exchange.outcome.stream = True
+    task = asyncio.current_task()
+    if task is not None:  # ends with the run, which the end of the server's grace ends
+        runtime.state.in_flight.discard(task)
     async with DisconnectWatch(receive) as watch:
-        stream = SseStream(
-            send, send_body=exchange.send_body, keepalive_s=keepalive_s, head=tuple, on_stall=watch.give_up
+        stream = ClientStream(
+            send,
+            send_body=exchange.send_body,
+            framing=EVENT_STREAM,
+            keepalive_s=runtime.settings.keepalive_s,
+            head=tuple,
+            on_stall=watch.give_up,
         )
         try:
-            async for events in batches:
-                frames = [b"id: %d\n%b" % (one.sequence_number, codec.frame((one.type, one.data))) for one in events]
-                await stream.write(b"".join(frames))
+            async for data in frames:
+                await stream.write(data)
             await stream.end(b"")
             watch.close()
         except asyncio.CancelledError:

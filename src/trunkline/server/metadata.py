@@ -8,11 +8,7 @@ from starlette.types import Scope
 
 from trunkline.dialects import reading
 from trunkline.dialects.reading import Json, Object
-from trunkline.model.errors import InvalidParameter
 
-MAX_PAIRS = 16
-MAX_NAME_CHARACTERS = 64
-MAX_VALUE_CHARACTERS = 512
 _FILTER = re.compile(r"metadata\[(.+)\]", re.DOTALL)
 
 
@@ -21,30 +17,7 @@ def metadata_of(source: Object) -> bytes:
     value: Json = source.get("metadata")
     if value is None:
         return b"{}"
-    pairs = reading.string_map(value, "metadata")
-    if len(pairs) > MAX_PAIRS:
-        raise InvalidParameter(
-            f"Invalid 'metadata': too many properties. Expected an object with at most {MAX_PAIRS} properties, "
-            f"but got an object with {len(pairs)} properties instead.",
-            code="object_above_max_properties",
-            param="metadata",
-        )
-    for name, text in pairs.items():
-        if len(name) > MAX_NAME_CHARACTERS:
-            raise InvalidParameter(
-                f"Invalid 'metadata': property name too long. Expected a name with maximum length "
-                f"{MAX_NAME_CHARACTERS}, but got '{reading.shorten(name)}' with length {len(name)} instead.",
-                code="property_name_above_max_length",
-                param="metadata",
-            )
-        if len(text) > MAX_VALUE_CHARACTERS:
-            raise InvalidParameter(
-                f"Invalid 'metadata.{name}': string too long. Expected a string with maximum length "
-                f"{MAX_VALUE_CHARACTERS}, but got a string with length {len(text)} instead.",
-                code="string_above_max_length",
-                param=f"metadata.{name}",
-            )
-    return msgspec.json.encode(pairs)
+    return msgspec.json.encode(reading.metadata(value))
 
 
 def required_metadata_of(source: Object) -> bytes:

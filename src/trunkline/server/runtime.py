@@ -1,16 +1,31 @@
 """What surfaces work with, in one value, so that adding to it does not touch their constructors."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
 from trunkline.config.profiles import Profile
 from trunkline.config.schema import ServerSettings
-from trunkline.engine.gateway import Gateway, Slots
+from trunkline.engine.cache import AnswerCache
+from trunkline.engine.chaining import Chaining
+from trunkline.engine.gateway import Gateway
+from trunkline.engine.runs import Runs
 from trunkline.ports.runtime import Clock, Entropy
+from trunkline.ports.stores import Store
+from trunkline.routing.balancer import Endpoint
 from trunkline.routing.router import Router
+from trunkline.telemetry.accounts import Accounts
 from trunkline.telemetry.usage import UsageMeter
+
+
+class Connection(Protocol):
+    """What lives longer than its requests, and has to be told when the server leaves."""
+
+    def drain(self) -> None:
+        """Take on nothing new, end what is under way, then close."""
+        ...
 
 
 class State:
@@ -20,6 +35,12 @@ class State:
         self.draining = False
         self.aborting = False
         self.in_flight: set[asyncio.Task[object]] = set()
+        self.connections: set[Connection] = set()
+
+    def drain(self) -> None:
+        self.draining = True
+        for connection in list(self.connections):
+            connection.drain()
 
     def abort(self) -> None:
         """Ends every request in flight; each still says that it is not the whole answer."""
@@ -35,8 +56,18 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     profile: Profile
     gateway: Gateway
     router: Router
-    slots: Mapping[str, Slots]
+    endpoints: Sequence[Endpoint]
     usage: UsageMeter
     clock: Clock
     entropy: Entropy
     state: State
+    accounts: Accounts
+    cache: AnswerCache
+
+
+class ResponseState(msgspec.Struct, frozen=True):
+    """What keeps responses: the store, the histories in it, and the work that goes on in the background."""
+
+    store: Store
+    chaining: Chaining
+    runs: Runs

@@ -37,13 +37,19 @@ def _stamp(second: int) -> str:
 
 def _value(value: FieldValue) -> str:
     if type(value) is str:
-        if _PLAIN(value):
-            return value
-        # Lone surrogates can come out of percent-decoding; they must not break a log line.
-        return msgspec.json.encode(value.encode("utf-8", "backslashreplace").decode()).decode()
+        return _text(value)
     if type(value) is float:
         return f"{value:.3f}"
     return str(value).lower() if type(value) is bool else str(value)
+
+
+@lru_cache(maxsize=512)
+def _text(value: str) -> str:
+    """Most values of a line are those of the line before; only ids are not."""
+    if _PLAIN(value):
+        return value
+    # Lone surrogates can come out of percent-decoding; they must not break a log line.
+    return msgspec.json.encode(value.encode("utf-8", "backslashreplace").decode()).decode()
 
 
 class AccessLog:

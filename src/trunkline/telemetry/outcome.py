@@ -9,12 +9,16 @@ class Outcome:
 
     __slots__ = (
         "backend",
+        "cache",
+        "endpoint",
         "error_code",
+        "error_status",
         "finish_reason",
         "first_content_s",
         "grace_s",
         "ignored",
         "model",
+        "operation",
         "relayed",
         "route",
         "stream",
@@ -23,16 +27,20 @@ class Outcome:
 
     def __init__(self) -> None:
         self.model: str | None = None
+        self.operation = "chat"
         self.backend: str | None = None
+        self.endpoint: str | None = None
         self.route: str | None = None  # set once no other backend can take the call over
         self.ignored: tuple[str, ...] = ()
         self.stream = False
         self.grace_s = 0.0  # how long the turn may go on without its client
         self.relayed = False
+        self.cache: str | None = None  # hit or miss, where the cache was asked
         self.first_content_s: float | None = None  # monotonic clock
         self.usage: Usage | None = None
         self.finish_reason: str | None = None
         self.error_code: str | None = None
+        self.error_status: int | None = None  # HTTP's, also of a failure after the head was sent
 
     def note(self, event: ev.Event) -> None:
         """Keeps what the log wants of an event."""
@@ -43,6 +51,7 @@ class Outcome:
                 self.finish_reason = event.finish_reason
             case ev.TurnFailed():
                 self.error_code = event.error.code or event.error.type
+                self.error_status = event.error.status
             case ev.TurnIncomplete():
                 self.finish_reason = self.finish_reason or event.reason
             case ev.TurnCancelled():

@@ -4,7 +4,7 @@ The reader takes bytes in any split and gives whole events. It accepts the three
 comments, joins several `data` lines with a newline, and drops an event that the stream's end cuts in the middle ("incomplete
 event … not dispatched"). Frames are bounded: a peer that never ends a line must not fill the memory.
 
-`split_frames` is for relays: it cuts at the last event boundary and keeps the bytes as they came.
+`split_frames` and `each_frame` are for relays: they cut at event boundaries and keep the bytes as they came.
 """
 
 import re
@@ -27,6 +27,7 @@ class SseEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_FRAME_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
 class SseReader:
@@ -34,7 +35,8 @@ class SseReader:
 
     def __init__(self, *, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self._max_frame_bytes = max_frame_bytes
-        self._buffer = b""
+        self._pieces: list[bytes] = []  # of a line that is not whole yet
+        self._pieces_bytes = 0
         self._begun = False
         self._data: list[bytes] = []
         self._event = ""
@@ -42,15 +44,25 @@ class SseReader:
         self._after_cr = False  # the last byte was a CR that ended a line: an LF that follows belongs to it
         self.last_event_id: str | None = None
 
+    @property
+    def idle(self) -> bool:
+        """Whether the next byte begins an event: whoever knows what follows may read it without us."""
+        return not (self._pieces or self._data or self._event or self._after_cr) and self._begun
+
     def feed(self, data: bytes) -> list[SseEvent]:
         """Events completed by `data`. Raises FrameTooLarge."""
         if self._after_cr and data:
             self._after_cr = False
             data = data.removeprefix(b"\n")
-        buffer = self._buffer + data if self._buffer else data
+        if self._begun and b"\n" not in data and b"\r" not in data:  # a long line is joined once, not with every read
+            self._pieces.append(data)
+            self._pieces_bytes += len(data)
+            self._bound(self._pieces_bytes)
+            return []
+        buffer = b"".join([*self._pieces, data]) if self._pieces else data
         if not self._begun:
             if len(buffer) < 3 and b"\xef\xbb\xbf".startswith(buffer):
-                self._buffer = buffer
+                self._keep(buffer)
                 return []
             self._begun = True
             if buffer.startswith(b"\xef\xbb\xbf"):
@@ -63,10 +75,16 @@ class SseReader:
             rest = lines.pop()
             for line in lines:
                 self._line(line, events)
-        if len(rest) + sum(map(len, self._data)) > self._max_frame_bytes:
-            raise FrameTooLarge(f"server-sent event larger than {self._max_frame_bytes} bytes")
-        self._buffer = rest
+        self._bound(len(rest))
+        self._keep(rest)
         return events
+
+    def _keep(self, rest: bytes) -> None:
+        self._pieces, self._pieces_bytes = [rest] if rest else [], len(rest)
+
+    def _bound(self, line_bytes: int) -> None:
+        if line_bytes + sum(map(len, self._data)) > self._max_frame_bytes:
+            raise FrameTooLarge(f"server-sent event larger than {self._max_frame_bytes} bytes")
 
     def _mixed_lines(self, buffer: bytes, events: list[SseEvent]) -> bytes:
         start = 0
@@ -125,3 +143,13 @@ def split_frames(buffer: bytes) -> tuple[bytes, bytes]:
             buffer.rfind(b"\r\r") + 2 if b"\r\r" in buffer else 0,
         )
     return (buffer[:cut], buffer[cut:]) if cut > 1 else (b"", buffer)
+
+
+def each_frame(frames: bytes) -> list[bytes]:
+    """Whole events, as `split_frames` gives them, one by one."""
+    pieces = []
+    start = 0
+    for match in _FRAME_END.finditer(frames):
+        pieces.append(frames[start : match.end()])
+        start = match.end()
+    return pieces

@@ -47,6 +47,14 @@ def test_developer_messages_join_the_system_message() -> None:
     ]
 
 
+def test_instructions_stand_before_everything_else() -> None:
+    request = Request(model="m", instructions="Be brief.", items=(said("system", "a"), said("user", "b")))
+    assert body_of(request)["messages"] == [
+        {"role": "system", "content": "Be brief.\n\na"},
+        {"role": "user", "content": "b"},
+    ]
+
+
 def test_calls_and_outputs_are_text_where_the_template_cannot_show_them() -> None:
     assert messages_of(said("user", "time?"), said("assistant", "Let me see."), CALL, CALL, OUTPUT, OUTPUT) == [
         {"role": "user", "content": "time?"},

@@ -83,14 +83,14 @@ WRONG_FILES = {
         "[sever]\n" + LOCAL,
         (
             "config trunkline.toml: sever: unknown setting 'sever' (did you mean 'server'?); "
-            "known: 'backends', 'models', 'server', 'store'"
+            "known: 'backends', 'cache', 'models', 'server', 'store'"
         ),
     ),
     "table_of_a_later_version": (
-        "[cache]\nttl_s = 60\n" + LOCAL,
+        "[rollouts]\nmax_sessions = 60\n" + LOCAL,
         (
-            "config trunkline.toml: cache: 'cache' is not in this version of trunkline; "
-            "known: 'backends', 'models', 'server', 'store'"
+            "config trunkline.toml: rollouts: 'rollouts' is not in this version of trunkline; "
+            "known: 'backends', 'cache', 'models', 'server', 'store'"
         ),
     ),
     "store_path_without_scheme": (
@@ -188,7 +188,7 @@ WRONG_FILES = {
     ),
     "dialect_of_a_later_version": (
         '[backends.a]\ntype = "http"\nendpoints = ["http://h/v1"]\ndialect = "vllm"\n',
-        "backends.a.dialect: 'vllm' is not in this version of trunkline; known: 'openai_chat'",
+        "backends.a.dialect: 'vllm' is not in this version of trunkline; known: 'ollama_chat', 'openai_chat'",
     ),
     "no_url": (
         '[backends.local]\ntype = "http"\nendpoints = ["localhost:11434"]\n',
@@ -213,9 +213,21 @@ WRONG_FILES = {
         '[backends.a]\ntype = "http"\nendpoints = ["http://u:hunter2@h/v1?x=1"]\n',
         "expected a base URL without query or fragment, got 'http://h/v1?x=1'",
     ),
-    "several_endpoints": (
-        '[backends.a]\ntype = "http"\nendpoints = ["http://a/v1", "http://b/v1"]\n',
-        "backends.a.endpoints: this version of trunkline uses one endpoint per backend, got 2",
+    "one_endpoint_twice": (
+        '[backends.a]\ntype = "http"\nendpoints = ["http://a/v1", "http://a/v1/"]\n',
+        "backends.a.endpoints[1]: is listed twice; to give a server more of the work, raise 'weight'",
+    ),
+    "one_endpoint_twice_in_other_words": (
+        '[backends.a]\ntype = "http"\nendpoints = ["http://a/v1", "http://b/v1", "http://u:p@A:80/v1/"]\n',
+        "backends.a.endpoints[2]: is listed twice; to give a server more of the work, raise 'weight'",
+    ),
+    "one_model_of_a_server_twice": (
+        '[backends.a]\ntype = "http"\nendpoints = ["http://a/v1"]\nmodels = ["m", "m"]\n',
+        "backends.a.models[1]: 'm' is listed twice",
+    ),
+    "a_model_of_a_server_without_a_name": (
+        '[backends.a]\ntype = "http"\nendpoints = ["http://a/v1"]\nmodels = [""]\n',
+        "backends.a.models[0]: expected a printable name, got ''",
     ),
     "queue": (LOCAL + "max_queue = -1\n", "backends.local.max_queue: expected an integer, 0 or more, got -1"),
     "concurrency": (
@@ -339,7 +351,7 @@ def test_the_key_variable_replaces_the_list_and_opens_any_host(tmp_path: Path) -
     [
         ({"TRUNKLINE_PORT": "x"}, {}, "TRUNKLINE_PORT: expected an integer from 0 to 65535, got the string 'x'"),
         ({"TRUNKLINE_PORT": "7"}, {"--port": "-1"}, "--port: expected an integer from 0 to 65535, got -1"),
-        ({}, {"--profile": "x"}, "--profile: unknown profile 'x'; known: 'openai'"),
+        ({}, {"--profile": "x"}, "--profile: unknown profile 'x'; known: 'nomyo', 'openai'"),
         ({}, {"--host": "0.0.0.0"}, "--host: '0.0.0.0' can be reached from other machines"),
         ({"TRUNKLINE_API_KEY": "a b"}, {}, "TRUNKLINE_API_KEY: contains spaces"),
         ({"TRUNKLINE_LOG_LEVEL": "loud"}, {}, "TRUNKLINE_LOG_LEVEL: unknown value 'loud'"),
@@ -403,3 +415,9 @@ def test_an_integer_with_thousands_of_digits_is_one_line(tmp_path: Path) -> None
     file.write_text("[server]\nport = " + "9" * 5000 + "\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_config(file, environ={})
+
+
+def test_a_key_that_the_environment_sets_too_is_named_by_its_variable(tmp_path: Path) -> None:
+    text = '[server]\nkeys = [{name = "a", key = "${TRUNKLINE_API_KEY}"}]\n' + LOCAL
+    with pytest.raises(ConfigError, match=r"same key as server.api_keys\[0\], which TRUNKLINE_API_KEY sets"):
+        load(tmp_path, text, environ={"TRUNKLINE_API_KEY": "k"})

@@ -78,13 +78,30 @@ def test_an_upstream_never_hears_of_state() -> None:
     request, backend = SURFACE.decode_request(body), ResponsesBackend()
     for written in (
         backend.encode_request(request, model="up"),
-        backend.forward_body(body, request, model="up"),
-        backend.forward_body(body, request, model="up", with_history=True),
+        backend.forward_body(body, request, model="up", own_items=request.items),
+        backend.forward_body(body, request, model="up", own_items=()),
     ):
         sent = msgspec.json.decode(written)
         assert sent["store"] is False
         assert sent.keys() == {"model", "input", "store", "include"}
         assert sent["include"] == ["reasoning.encrypted_content"]
+
+
+def test_an_input_is_forwarded_as_it_came_as_far_back_as_nothing_changed_it() -> None:
+    texts = [{"role": "user", "content": [{"type": "input_text", "text": text, "x": 1}]} for text in ("a", "b", "c")]
+    body = msgspec.json.encode({"model": "m", "input": texts})
+    request = SURFACE.decode_request(body)
+    first, second, third = request.items
+    anew = {"type": "message", "role": "user", "content": "a"}
+    for items, expected in (
+        ((second, third), texts[1:]),  # cut
+        ((first, first, third), [anew, anew, texts[2]]),  # one of them means another
+        ((first, *request.items), [anew, *texts]),  # history
+        ((first,), [anew]),
+    ):
+        changed = msgspec.structs.replace(request, items=items)
+        written = ResponsesBackend().forward_body(body, changed, model="up", own_items=request.items)
+        assert msgspec.json.decode(written)["input"] == expected
 
 
 @pytest.mark.parametrize("case", VALID, ids=lambda case: case.path.stem)

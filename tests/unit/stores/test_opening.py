@@ -20,6 +20,8 @@ from trunkline.stores.sqlite.migrations import MIGRATIONS
 from trunkline.stores.sqlite.store import SqliteStore
 
 NEXT = (*MIGRATIONS, ("ALTER TABLE responses ADD COLUMN colour TEXT", "CREATE TABLE later (tenant TEXT NOT NULL)"))
+NOW = len(MIGRATIONS)
+BACKUP = f"trunkline.db.schema-{NOW}-backup"
 BROKEN = (*MIGRATIONS, ("CREATE TABLE later (tenant TEXT NOT NULL)", "ALTER TABLE nowhere ADD COLUMN colour TEXT"))
 
 
@@ -49,7 +51,7 @@ async def test_only_the_owner_can_read_what_is_stored(tmp_path: Path, umask: int
         assert modes(tmp_path) == dict.fromkeys(names, 0o600)
     async with upgraded(path) as store:
         await store.save_response("a", a_response("resp_2"))
-        assert set(modes(tmp_path)) == names | {"trunkline.db.schema-1-backup"}
+        assert set(modes(tmp_path)) == names | {BACKUP}
         assert set(modes(tmp_path).values()) == {0o600}
 
 
@@ -78,7 +80,7 @@ async def test_a_file_of_a_newer_version_is_refused_and_left_alone(tmp_path: Pat
         await store.save_response("a", a_response("resp_1"))
     before = path.read_bytes()
     assert await refusal(SqliteStore(path, clock=HandClock())) == (
-        f"store.url: {path} was written by a newer version of trunkline (its schema is 2, this version knows 1); "
+        f"store.url: {path} was written by a newer version of trunkline (its schema is {NOW + 1}, this version knows {NOW}); "
         "use that version, or give another file"
     )
     assert path.read_bytes() == before
@@ -93,12 +95,12 @@ async def test_a_file_of_an_older_version_is_upgraded_and_a_copy_kept(tmp_path: 
     async with upgraded(path) as store:
         assert await store.load_response("a", "resp_1") == a_response("resp_1")
         await store.save_response("a", a_response("resp_2"))
-    (tmp_path / "trunkline.db.schema-1-backup").rename(tmp_path / "old.db")
+    (tmp_path / BACKUP).rename(tmp_path / "old.db")
     async with open_store(tmp_path / "old.db") as store:
         assert await store.load_response("a", "resp_1") == a_response("resp_1")
         assert await store.load_response("a", "resp_2") is None
     async with upgraded(path):
-        assert not (tmp_path / "trunkline.db.schema-1-backup").exists()  # nothing to upgrade, nothing copied
+        assert not (tmp_path / BACKUP).exists()  # nothing to upgrade, nothing copied
 
 
 async def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
     schemas      JSON Schema in the form the engine's grammar can enforce
     slots        who may use the engine's slots, first come first served
     engine       the engine itself: loading, one thread per call, cancelling, unloading
+    embeddings   texts as vectors, by an engine of their own
     answer       the engine's chunks as events; `calls` reads the tool calls it was made to write
     backend      the port
 

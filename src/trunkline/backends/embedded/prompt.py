@@ -120,6 +120,8 @@ def demanded_tools(request: Request) -> tuple[Tool, ...]:
 def _messages(request: Request, *, native: bool) -> list[Body]:
     places = request.places
     messages: list[Body] = []
+    if request.instructions is not None:
+        messages.append({"role": "system", "content": request.instructions})
     previous: Item | None = None
     for position, item in enumerate(request.items):
         place = places[position] if position < len(places) else f"messages[{position}]"

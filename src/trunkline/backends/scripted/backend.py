@@ -16,6 +16,7 @@ HONOURED = frozenset(
     {
         "n",
         "max_output_tokens",
+        "max_tool_calls",
         "seed",
         "logprobs",
         "top_logprobs",
@@ -56,7 +57,7 @@ class ScriptedBackend:
         self._capabilities = capabilities or Capabilities(
             parameters=HONOURED,
             hints=SAMPLING_HINTS - HONOURED,
-            parts=frozenset({"text", "refusal", "image", "audio", "file", "opaque"}),
+            parts=frozenset({"text", "refusal", "image", "audio", "file"}),
             streaming=self._settings.streaming,
         )
         self._used: dict[int, int] = {}  # rule -> times it applied
@@ -86,12 +87,16 @@ class ScriptedBackend:
     async def models(self) -> Sequence[ModelInfo]:
         return tuple(ModelInfo(id=name) for name in self._settings.models)
 
+    async def count_tokens(self, request: Request, context: Context) -> int:
+        """Words, as in the usage of its answers."""
+        return len((request.instructions or "").split()) + sum([len(_text(item).split()) for item in request.items])
+
     async def open(self, request: Request, context: Context) -> AsyncIterator[EventBatch]:
         text = _last_user_text(request.items)
         rule = self._rule_for(text)
         if not rule.steps:
             rule = msgspec.structs.replace(rule, steps=echo_steps(text))
-        words = len((request.instructions or "").split()) + sum([len(_text(item).split()) for item in request.items])
+        words = await self.count_tokens(request, context)
         player = Player(rule, request, context, delay_s=self._settings.delay_s, input_words=words)
         self._opened += 1
         self._active += 1

@@ -14,13 +14,15 @@ from trunkline.backends.scripted import script as sc
 from trunkline.model import events as ev
 from trunkline.model.errors import BackendRejected, TrunklineError
 from trunkline.model.ids import item_id, new_id
-from trunkline.model.items import FunctionCallOutput, OpaqueItem, TextPart
-from trunkline.model.request import Request
+from trunkline.model.items import FunctionCallOutput, OpaqueItem, TextPart, ToolKind
+from trunkline.model.request import Request, Tool
 from trunkline.model.tokens import TokenLogprob, TopLogprob
 from trunkline.model.turn import terminal_for
 from trunkline.model.usage import Usage
 from trunkline.ports.backend import Context, EventBatch
 
+_PER_TURN = (sc.PauseStep, sc.StartStep, sc.UsageStep, sc.EventStep, sc.ExtensionStep)
+_APART = (sc.ErrorStep, sc.HangStep)  # what was said before them has been heard
 ECHO_LOGPROB = -0.1
 _WORD = re.compile(r"\s*\S+")
 _PIECE = re.compile(r"\s*\S+|\s+")
@@ -60,6 +62,7 @@ class Player:
         self._started = rule.begin == "missing"
         self._ended = False
         self._next_index = 0
+        self._runs = 0
         self._choices: dict[int, _Choice] = {}
         self._usage_reported = not rule.usage
 
@@ -69,9 +72,9 @@ class Player:
             delay_s = step.pause_s if isinstance(step, sc.PauseStep) else step.delay_s
             if delay_s is None:
                 delay_s = self._delay_s
-            per_turn = isinstance(step, sc.PauseStep | sc.StartStep | sc.UsageStep | sc.EventStep | sc.ExtensionStep)
+            per_turn = isinstance(step, _PER_TURN)
             for _ in range(step.repeat):
-                if delay_s or len(self._out) >= self._rule.batch or isinstance(step, sc.ErrorStep | sc.HangStep):
+                if delay_s or len(self._out) >= self._rule.batch or isinstance(step, _APART):
                     for batch in self._cut():
                         yield batch
                     await asyncio.sleep(delay_s)  # 0 lets the others go on: a long script must not hold the loop
@@ -143,7 +146,10 @@ class Player:
         self._out.append(event)
 
     def _choice(self, number: int) -> _Choice:
-        return self._choices.setdefault(number, _Choice())
+        choice = self._choices.get(number)
+        if choice is None:
+            choice = self._choices[number] = _Choice()
+        return choice
 
     def _close(self, number: int) -> None:
         choice = self._choice(number)
@@ -189,7 +195,7 @@ class Player:
         if step.token_ids or logprobs:
             self._emit(ev.TokensDelta(index, step.token_ids, logprobs))
         self._emit(ev.TextDelta(index, text))
-        if step.annotation is not None:
+        if bytes(step.annotation):
             self._emit(ev.AnnotationAdded(index, step.annotation))
 
     def _logprobs(self, text: str, logprob: float | None) -> tuple[TokenLogprob, ...]:
@@ -217,13 +223,23 @@ class Player:
                 item_id=self._item_id("fc_"),
                 call_id=step.call_id or self._id("call_"),
                 name=step.call,
+                tool=self._tool_kind(step.call),
             )
         )
         for piece in step.arguments:
             self._emit(ev.ArgumentsDelta(index, piece))
         self._emit(ev.ItemDone(index=index))
 
+    def _tool_kind(self, name: str) -> ToolKind:
+        """As the client declared it."""
+        return next(
+            (tool.kind for tool in self._request.tools if isinstance(tool, Tool) and tool.name == name), "function"
+        )
+
     def _run(self, step: sc.RunStep, number: int) -> None:
+        if self._runs == self._request.max_tool_calls:  # "any further attempts to call a tool … will be ignored"
+            return
+        self._runs += 1
         call_id, index = step.call_id or self._id("call_"), self._opened(number)
         self._emit(
             ev.ItemStarted(

@@ -63,7 +63,7 @@ class TextStep(Step, frozen=True, kw_only=True):
     text: str
     token_ids: tuple[int, ...] = ()
     logprob: float | None = None
-    annotation: msgspec.Raw | None = None
+    annotation: msgspec.Raw = msgspec.Raw()  # empty: none; msgspec reads no object into `Raw | None`
 
 
 class ReasoningStep(Step, frozen=True, kw_only=True):
@@ -82,7 +82,7 @@ class RefusalStep(Step, frozen=True, kw_only=True):
 
 
 class CallStep(Step, frozen=True, kw_only=True):
-    """A call of a client's tool, its arguments in pieces."""
+    """A call of a client's tool, its arguments in pieces: JSON, or whatever text a custom tool takes."""
 
     call: str
     arguments: tuple[str, ...] = ("{}",)

@@ -6,6 +6,7 @@ What the dialect cannot express, and what becomes of it:
 - hosted tool runs, their progress and approvals: left out of the answer (they are no tool calls for the client);
 - encrypted reasoning and reasoning summaries: left out; reasoning text travels as `reasoning_content`
   (`reasoning` is read too);
+- citations of files: left out, chat has only those of URLs;
 - token ids without log probabilities: left out; ids beside log probabilities travel as `id` in each entry, as llama.cpp
   does;
 - where in a text an annotation came: it comes at the end of its message; those of a second message of a choice get an

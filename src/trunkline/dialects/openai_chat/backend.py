@@ -8,24 +8,29 @@ A fault in a stream that has begun is the stream's last event, TurnFailed, so th
 read is not lost and every split of the bytes gives the same events. Before the turn has begun, a fault raises.
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import msgspec
 
 from trunkline.dialects.openai_chat import parts
 from trunkline.dialects.openai_chat.encode_request import encode_request, forward_body
+from trunkline.dialects.openai_chat.shape import Shape, shape_of
 from trunkline.dialects.reading import Json, Object, raw
 from trunkline.model import events as ev
 from trunkline.model.errors import BackendError, BackendProtocolError, BackendUnavailable
-from trunkline.model.request import Request
+from trunkline.model.items import Item, Status
+from trunkline.model.request import OpaqueTool, Request, Tool
 from trunkline.model.tokens import TokenLogprob
 from trunkline.model.turn import terminal_for
 from trunkline.wire.sse import FrameTooLarge, SseReader
 
 NAME = "openai_chat"
+_CUT = frozenset({"length", "content_filter"})
 _Tokens = tuple[TokenLogprob, ...]
 _CHUNK_KEYS = frozenset({"id", "object", "created", "model", "choices", "usage", "error"})
 _CHOICE_KEYS = frozenset({"index", "delta", "message", "logprobs", "finish_reason", "text"})
+MAX_USELESS_SHAPES = 8  # an upstream whose chunks differ in more than the text is read in full
 _DELTA_KEYS = frozenset({"role", "content", "refusal", "tool_calls", "reasoning_content", "reasoning", "annotations"})
 
 
@@ -37,10 +42,18 @@ class ChatBackend:
     def encode_request(self, request: Request, *, model: str) -> bytes:
         return encode_request(request, model=model, want_usage=True)
 
-    def forward_body(self, body: bytes, request: Request, *, model: str) -> bytes:
+    def forward_body(self, body: bytes, request: Request, *, model: str, own_items: Sequence[Item]) -> bytes:
+        if request.items != own_items:
+            return encode_request(request, model=model, want_usage=True)
         return forward_body(body, request, model=model, want_usage=True)
 
-    def decoder(self, fallback: ev.TurnStarted, *, streamed: bool) -> "ChatDecoder":
+    def decoder(
+        self,
+        fallback: ev.TurnStarted,
+        *,
+        streamed: bool,
+        tools: Sequence[Tool | OpaqueTool] | None = None,
+    ) -> "ChatDecoder":
         return ChatDecoder(fallback, streamed=streamed)
 
     def decode_error(self, status: int, body: bytes) -> BackendError:
@@ -75,24 +88,30 @@ class ChatDecoder:
         self._choices: dict[int, _Choice] = {}
         self._reasons: list[ev.FinishReason] = []
         self._seen_extras: dict[str, Json] = {}
+        self._shape: Shape | None = None  # of the last chunk, if it was a delta like those around it
+        self._useless_shapes = 0  # that fitted no other chunk, in a row
 
     def feed(self, data: bytes) -> list[ev.Event]:
         if self._reader is None:
             self._body.append(data)
             return []
+        events: list[ev.Event] = []
+        if self._shape is not None and self._reader.idle:
+            data = self._shape.read(data, events)
+            if not data:
+                return events
         try:
             frames = self._reader.feed(data)
         except FrameTooLarge as error:
             raise BackendProtocolError(str(error)) from None
-        events: list[ev.Event] = []
         try:
             for frame in frames:
                 if self.ended:
                     break
                 if frame.data.startswith(b"[DONE]"):
                     self._end(events)
-                elif frame.data:
-                    self._chunk(_decode(frame.data), events)
+                elif frame.data and (self._shape is None or not self._shape.read_chunk(frame.data, events)):
+                    self._unlike_the_last(frame.data, events)
         except BackendError as error:
             if not self._started:
                 raise
@@ -115,6 +134,19 @@ class ChatDecoder:
             raise BackendUnavailable("the upstream ended its answer before a finish reason")
         self.ended = True
         events.append(terminal_for(self._reasons))
+
+    def _unlike_the_last(self, data: bytes, events: list[ev.Event]) -> None:
+        """Reads a chunk in full. If it is one delta in an item that is open, the next ones probably differ in the text alone."""
+        shape, self._shape = self._shape, None
+        if shape is not None:
+            self._useless_shapes = 0 if shape.fitted else self._useless_shapes + 1
+        before, chunk = len(events), _decode(data)
+        self._chunk(chunk, events)
+        # Deltas of an item that is open change nothing in here, so the next ones are read as this one was.
+        if len(events) == before + 1 and self._useless_shapes < MAX_USELESS_SHAPES:
+            delta = events[-1]
+            if isinstance(delta, ev.TextDelta | ev.ReasoningDelta):
+                self._shape = shape_of(data, chunk, delta)
 
     def _chunk(self, chunk: Object, events: list[ev.Event]) -> None:
         if chunk.get("error") is not None:
@@ -281,15 +313,17 @@ class ChatDecoder:
         events.append(ev.ItemStarted(index=choice.item, kind=kind, choice=choice.index))
         return choice.item
 
-    def _close_item(self, choice: _Choice, events: list[ev.Event]) -> None:
+    def _close_item(self, choice: _Choice, events: list[ev.Event], status: Status = "completed") -> None:
         if choice.item >= 0:
-            events.append(ev.ItemDone(index=choice.item))
+            events.append(ev.ItemDone(index=choice.item, status=status))
             choice.item = -1
 
     def _finish(self, choice: _Choice, finish: str, events: list[ev.Event]) -> None:
-        self._close_item(choice, events)
-        choice.done = True
         reason = parts.FINISH_REASONS.get(finish)
+        # The item that was open when the limit was hit is not whole, and its own end says so. A call is if it can be made.
+        cut = reason in _CUT and not (choice.kind == "function_call" and _is_json(choice.arguments))
+        self._close_item(choice, events, "incomplete" if cut else "completed")
+        choice.done = True
         if reason is None:
             events.append(ev.Extension(name="native_finish_reason", payload=raw(finish), choice=choice.index))
             reason = "stop"
@@ -303,10 +337,12 @@ def _begins_another(choice: _Choice, key: str | None) -> bool:
     """Whether a named entry under the index of the newest call is another call, not a repetition of its name."""
     if key is not None or choice.call_key is not None:
         return key is not None and key != choice.call_key
-    if not choice.arguments:
-        return False
+    return _is_json(choice.arguments)
+
+
+def _is_json(arguments: list[str]) -> bool:
     try:
-        msgspec.json.decode("".join(choice.arguments))
+        msgspec.json.decode("".join(arguments))
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return False
     return True

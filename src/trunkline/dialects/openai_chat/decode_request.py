@@ -212,19 +212,11 @@ def _tool(source: Object, path: str) -> Tool | OpaqueTool:
             reading.mapping(reading.field(source, "function", path), f"{path}.function"),
             f"{path}.function",
         )
-        parameters = inner.get("parameters")
-        if parameters is not None and not isinstance(parameters, dict):
-            raise InvalidParameter(
-                f"Invalid '{inner_path}.parameters': expected a JSON Schema object, "
-                f"but got {reading.describe(parameters)} instead.",
-                code="invalid_function_parameters",
-                param=f"{inner_path}.parameters",
-            )
         strict = inner.get("strict")
         return Tool(
-            name=reading.text_field(inner, "name", inner_path),
+            name=reading.tool_name(inner, inner_path),
             description=reading.optional_text(inner, "description", inner_path),
-            parameters=None if parameters is None else reading.raw(parameters),
+            parameters=reading.function_parameters(inner, inner_path),
             strict=None if strict is None else reading.boolean(strict, f"{inner_path}.strict"),
         )
     if kind == "custom":
@@ -232,11 +224,20 @@ def _tool(source: Object, path: str) -> Tool | OpaqueTool:
         form = inner.get("format")
         return Tool(
             kind="custom",
-            name=reading.text_field(inner, "name", inner_path),
+            name=reading.tool_name(inner, inner_path),
             description=reading.optional_text(inner, "description", inner_path),
-            format=None if form is None else reading.raw(form),
+            format=None if form is None else _custom_format(form, f"{inner_path}.format"),
         )
     return OpaqueTool(wire_type=kind, dialect=NAME, payload=reading.raw(source))
+
+
+def _custom_format(value: Json, path: str) -> msgspec.Raw:
+    """As the model has it, and Responses: a grammar's members stand beside `type`, not below it."""
+    form = reading.mapping(value, path)
+    if form.get("type") != "grammar":
+        return reading.raw(form)
+    grammar = reading.mapping(reading.field(form, "grammar", path), f"{path}.grammar")
+    return reading.raw({"type": "grammar", **grammar})
 
 
 def _tool_choice(draft: Draft, value: Json) -> None:

@@ -106,6 +106,7 @@ _PLAIN = (
 
 EXPRESSIBLE = frozenset(_PLAIN) | {
     "max_output_tokens",
+    "max_tool_calls",  # of tools that the server runs: over this dialect none are, and any number is kept
     "n",
     "stop",
     "logprobs",
@@ -124,13 +125,21 @@ def _tool(tool: Tool | OpaqueTool) -> object:
         inner["description"] = tool.description
     if tool.kind == "custom":
         if tool.format is not None:
-            inner["format"] = tool.format
+            inner["format"] = _custom_format(tool.format)
         return {"type": "custom", "custom": inner}
     if tool.parameters is not None:
         inner["parameters"] = tool.parameters
     if tool.strict is not None:
         inner["strict"] = tool.strict
     return {"type": "function", "function": inner}
+
+
+def _custom_format(form: msgspec.Raw) -> object:
+    """What this API nests under `grammar`, and the model has beside `type` as Responses does."""
+    members = msgspec.json.decode(form)
+    if not isinstance(members, dict) or members.get("type") != "grammar":
+        return form
+    return {"type": "grammar", "grammar": {key: value for key, value in members.items() if key != "type"}}
 
 
 def _tool_choice(request: Request) -> object:

@@ -1,5 +1,7 @@
 """Pieces of chat answers that both directions share: usage, log probabilities, finish reasons, error objects."""
 
+import msgspec
+
 from trunkline.dialects import openai_wire
 from trunkline.dialects.openai_wire import (
     decode_error,
@@ -9,7 +11,7 @@ from trunkline.dialects.openai_wire import (
     write_error,
     write_logprobs,
 )
-from trunkline.dialects.reading import Object
+from trunkline.dialects.reading import Json, Object, raw
 from trunkline.model.events import FinishReason
 from trunkline.model.usage import Usage
 
@@ -20,11 +22,13 @@ __all__ = [
     "read_error",
     "read_logprobs",
     "read_usage",
+    "write_annotation",
     "write_error",
     "write_logprobs",
     "write_usage",
 ]
 
+_NOT_IN_CHAT = frozenset({"file_citation", "file_path", "container_file_citation"})
 FINISH_REASONS: dict[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -65,3 +69,20 @@ def write_usage(usage: Usage) -> dict[str, object]:
     if sides["output"]:
         written["completion_tokens_details"] = sides["output"]
     return written
+
+
+def write_annotation(annotation: msgspec.Raw) -> msgspec.Raw | None:
+    """An annotation as this dialect writes it: a citation of a URL has its members under its type, `{"type": T, T: {…}}`.
+
+    None for the other types of Responses: chat has none of them, and the `index` they have means a place in the text there, but a
+    place in the list to a chat client that joins deltas.
+    """
+    source: Json = msgspec.json.decode(annotation)
+    kind = source.get("type") if isinstance(source, dict) else None
+    if not isinstance(source, dict) or not isinstance(kind, str) or kind in source:
+        return annotation
+    if kind in _NOT_IN_CHAT:
+        return None
+    if kind != "url_citation":
+        return annotation
+    return raw({"type": kind, "url_citation": {key: value for key, value in source.items() if key != "type"}})

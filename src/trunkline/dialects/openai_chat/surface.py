@@ -12,6 +12,7 @@ from typing import ClassVar
 import msgspec
 
 from trunkline.config.profiles import Profile
+from trunkline.dialects.codec import EVENT_STREAM
 from trunkline.dialects.openai_chat import parts
 from trunkline.dialects.openai_chat.decode_request import decode_request
 from trunkline.dialects.openai_chat.messages import write_call
@@ -41,6 +42,7 @@ class ChatSurface:
     """The codec for chat completion clients, with a profile's wire settings."""
 
     name = NAME
+    framing = EVENT_STREAM
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
@@ -170,8 +172,9 @@ class ChatEncoder:
         # Collected for one chunk: the official SDK's accumulation (openai-python 3.54, lib/streaming/_deltas.py) fails
         # on a second list of entries without `index`.
         entry = self._items.get(event.index)
-        if entry is not None:
-            self._choices[entry[0]].annotations.append(event.annotation)
+        annotation = parts.write_annotation(event.annotation)
+        if entry is not None and annotation is not None:
+            self._choices[entry[0]].annotations.append(annotation)
         return b""
 
     def _item_done(self, event: ev.ItemDone) -> bytes:
@@ -367,7 +370,7 @@ def _whole_choice(choice: ChoiceEnd, items: list[TurnItem]) -> dict[str, object]
                 for part, (start, end) in zip(content, pairwise((0, *ends)), strict=False):
                     if isinstance(part, TextPart):
                         text.append(part.text)
-                        annotations.extend(part.annotations)
+                        annotations.extend(filter(None, map(parts.write_annotation, part.annotations)))
                         logprobs.extend(turn_item.logprobs[start:end])
                     elif isinstance(part, RefusalPart):
                         refusal.append(part.text)

@@ -2,13 +2,15 @@
 
 The decoder trusts the items more than the deltas: a server may send a text only with its item, or items only with the last event,
 and none of it is lost or said twice. Items of this turn come one after another; what an upstream says of another item meanwhile
-waits for its turn. The upstream's response id and time are never used: state is ours, and so are its names.
+waits for its turn. The upstream's ids and time are never used: state is ours, and so are its names. An item's id that names the
+turn is ours already (a log of ours is read again); a native item gets one under its own prefix, by which servers know its kind.
 
 A fault in a stream that has begun is the stream's last event, TurnFailed, so that what arrived before it in the same read is not
 lost and every split of the bytes gives the same events. Before the turn has begun, a fault raises.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, cast
 
 import msgspec
@@ -21,8 +23,9 @@ from trunkline.dialects.openai_wire import decode_error, read_error, read_logpro
 from trunkline.dialects.reading import Json, Object, raw
 from trunkline.model import events as ev
 from trunkline.model.errors import BackendError, BackendProtocolError, BackendUnavailable, RequestError
-from trunkline.model.items import FunctionCallOutput, OpaqueItem, Status
-from trunkline.model.request import Request
+from trunkline.model.ids import item_id as own_item_id
+from trunkline.model.items import FunctionCallOutput, Item, OpaqueItem, Status
+from trunkline.model.request import OpaqueTool, Request, Tool
 from trunkline.wire.sse import FrameTooLarge, SseReader
 
 _OWN_KEYS = frozenset(
@@ -60,7 +63,13 @@ _ITEM_KEYS: Mapping[ev.ItemKind, frozenset[str]] = {
     "function_call": frozenset({"id", "type", "status", "call_id", "name", "arguments", "input"}),
     "function_call_output": frozenset({"id", "type", "status", "call_id", "name", "output"}),
 }
-_ENVELOPE = ("type", "sequence_number", "output_index")
+_ENVELOPE = ("type", "sequence_number", "output_index", "obfuscation")
+_ID_PREFIX = re.compile(r"[a-z]{1,16}_")
+_LAST = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
+_BEGUN = ("response.created", "response.in_progress")
+_SHAPING = frozenset({*_BEGUN, *_LAST, "response.queued", "response.output_item.added", "response.output_item.done"})
+"""Events that shape a stream: one under another name must not become one of these."""
+MAX_WAITING_BYTES = 16 * 1024 * 1024
 _SILENT = frozenset({"keepalive", "ping", "response.queued"})
 
 
@@ -72,11 +81,13 @@ class ResponsesBackend:
     def encode_request(self, request: Request, *, model: str) -> bytes:
         return encode_request(request, model=model)
 
-    def forward_body(self, body: bytes, request: Request, *, model: str, with_history: bool = False) -> bytes:
-        return forward_body(body, request, model=model, with_history=with_history)
+    def forward_body(self, body: bytes, request: Request, *, model: str, own_items: Sequence[Item]) -> bytes:
+        return forward_body(body, request, model=model, own_items=own_items)
 
-    def decoder(self, fallback: ev.TurnStarted, *, streamed: bool) -> "ResponsesDecoder":
-        return ResponsesDecoder(fallback, streamed=streamed)
+    def decoder(
+        self, fallback: ev.TurnStarted, *, streamed: bool, tools: Sequence[Tool | OpaqueTool] | None = None
+    ) -> "ResponsesDecoder":
+        return ResponsesDecoder(fallback, streamed=streamed, tools=tools)
 
     def decode_error(self, status: int, body: bytes) -> BackendError:
         return decode_error(status, body)
@@ -85,11 +96,19 @@ class ResponsesBackend:
 class _Open:
     """The item that is open: its index here, what it is, and how much of it has been said."""
 
-    __slots__ = ("call_id", "index", "kind", "members", "said", "wire_index")
+    __slots__ = ("call_id", "hosted", "index", "kind", "members", "said", "wire_index")
 
     def __init__(
-        self, index: int, wire_index: int, kind: ev.ItemKind, call_id: str | None, members: frozenset[str]
+        self,
+        index: int,
+        wire_index: int,
+        kind: ev.ItemKind,
+        call_id: str | None,
+        members: frozenset[str],
+        *,
+        hosted: bool,
     ) -> None:
+        self.hosted = hosted
         self.call_id = call_id
         self.index = index
         self.wire_index = wire_index
@@ -99,18 +118,27 @@ class _Open:
 
 
 class ResponsesDecoder:
-    """Bytes of one answer to events."""
+    """Bytes of one answer to events.
 
-    def __init__(self, fallback: ev.TurnStarted, *, streamed: bool) -> None:
+    A call of a function that is not among `tools` is one the upstream ran by itself. The wire does not say so, and who has to run
+    the calls he gets must not be asked to run that one.
+    """
+
+    def __init__(
+        self, fallback: ev.TurnStarted, *, streamed: bool, tools: Sequence[Tool | OpaqueTool] | None = None
+    ) -> None:
         self._fallback = fallback
+        self._runnable = _runnable(tools)
         self._reader = SseReader() if streamed else None
         self._body: list[bytes] = []
         self._started = False
         self.ended = False
         self._open: _Open | None = None
         self._closed: dict[int, int] = {}  # the wire's output index -> ours
-        self._waiting: list[tuple[Object, bytes]] = []  # events of other items than the open one
-        self._calls: set[str | None] = set()  # calls that nobody has answered in this turn
+        self._waiting: dict[int, list[tuple[str, Object, bytes]]] = {}  # events of other items than the open one
+        self._waiting_bytes = 0
+        self._calls: set[str | None] = set()  # calls for the client that nobody has answered in this turn
+        self._ids: dict[str, str] = {}  # the upstream's id of a native item -> ours
 
     def feed(self, data: bytes) -> list[ev.Event]:
         if self._reader is None:
@@ -161,21 +189,30 @@ class ResponsesDecoder:
             return
         if kind == "error":
             raise parts.read_failure(event)
-        if kind in ("response.completed", "response.incomplete", "response.failed", "response.cancelled"):
+        if kind in _LAST:
             response = event.get("response")
             if not isinstance(response, dict):
                 raise BackendProtocolError(f"upstream sent '{kind}' without its response")
-            self._release(events)
             self._terminal(response, _member(data, "response"), events)
             return
         if not self._started:
             self._begin(event, events)
         wire_index = event.get("output_index")
-        other = self._open is not None and type(wire_index) is int and wire_index != self._open.wire_index
-        if other and wire_index not in self._closed:
-            self._waiting.append((event, data))
+        if kind in _BEGUN:
+            return
+        waits = self._open is not None and type(wire_index) is int and wire_index != self._open.wire_index
+        if waits and wire_index not in self._closed:
+            self._wait(cast("int", wire_index), (kind, event, data))
             return
         self._dispatch(kind, event, data, events)
+        if kind == "response.output_item.done":
+            self._release(events)
+
+    def _wait(self, wire_index: int, said: tuple[str, Object, bytes]) -> None:
+        self._waiting_bytes += len(said[2])
+        if self._waiting_bytes > MAX_WAITING_BYTES:
+            raise BackendProtocolError(f"upstream said {MAX_WAITING_BYTES} bytes of items while another one was open")
+        self._waiting.setdefault(wire_index, []).append(said)
 
     def _dispatch(self, kind: str, event: Object, data: bytes, events: list[ev.Event]) -> None:
         if kind == "response.output_item.added":
@@ -190,10 +227,12 @@ class ResponsesDecoder:
                 self._pass_on(kind, event, events)
 
     def _release(self, events: list[ev.Event]) -> None:
-        """Says what waited for the open item to close."""
-        waiting, self._waiting = self._waiting, []
-        for event, data in waiting:
-            self._frame(event, data, events)
+        """Says what waited for the open item to close: one item after the other, until one of them stays open."""
+        while self._waiting and self._open is None:
+            wire_index = next(iter(self._waiting))
+            for kind, event, data in self._waiting.pop(wire_index):
+                self._waiting_bytes -= len(data)
+                self._dispatch(kind, event, data, events)
 
     def _nothing(self, event: Object, events: list[ev.Event]) -> None:
         """It repeats what the deltas said, and the item will say it once more."""
@@ -270,7 +309,12 @@ class ResponsesDecoder:
             if index is None:
                 index = self._closed.get(wire_index)
         members = {key: value for key, value in event.items() if key not in _ENVELOPE}
+        if isinstance(item_id := members.get("item_id"), str):
+            members["item_id"] = self._ids.get(item_id, item_id)
         name = kind if kind.startswith(EVENT_PREFIX) else EVENT_PREFIX + kind
+        known = name in self._RULES or name in _SHAPING
+        if known and (name != kind or index is None):
+            raise BackendProtocolError(f"upstream sent '{kind[:100]}' where it has no place")
         events.append(ev.Extension(name=name, payload=raw(members), index=index))
 
     # Items
@@ -293,21 +337,38 @@ class ResponsesDecoder:
         if kind == "opaque":
             call_id, name = None, None
             extra = {key: raw(value) for key, value in item.items()}
+            if item_id:
+                item_id = self._native_id(item_id, index)
+                extra["id"] = raw(item_id)
         else:
+            item_id = self._own_id(item_id)
             extra = _unnamed(item, _ITEM_KEYS[kind])
-        self._open = _Open(index, wire_index, kind, call_id, frozenset(extra))
+        hosted = kind == "function_call" and self._runnable is not None and name not in self._runnable
+        self._open = _Open(index, wire_index, kind, call_id, frozenset(extra), hosted=hosted)
         events.append(
             ev.ItemStarted(
                 index=index,
                 kind=kind,
-                item_id=item_id or None,
+                item_id=item_id,
                 call_id=call_id,
                 name=name,
                 tool="custom" if wire_type.startswith("custom_tool_call") else "function",
+                hosted=hosted,
                 extra=extra,
             )
         )
         return self._open
+
+    def _own_id(self, item_id: str | None) -> str | None:
+        """The id if it is ours. None: the item's id follows from its turn and place."""
+        turn = self._fallback.turn_id.rpartition("_")[2]
+        return item_id if item_id is not None and item_id.split("_")[1:2] == [turn] else None
+
+    def _native_id(self, item_id: str, index: int) -> str:
+        """The id under which its events come too; the upstream may give one to several items."""
+        prefix = found.group() if (found := _ID_PREFIX.match(item_id)) else "item_"
+        self._ids[item_id] = self._own_id(item_id) or own_item_id(prefix, self._fallback.turn_id, index)
+        return self._ids[item_id]
 
     def _item_done(self, event: Object, data: bytes, events: list[ev.Event]) -> None:
         item = event.get("item")
@@ -317,7 +378,6 @@ class ResponsesDecoder:
         if wire_index in self._closed:
             return
         self._finish(item, wire_index, _member(data, "item"), events)
-        self._release(events)
 
     def _finish(self, item: Object, wire_index: int, data: bytes, events: list[ev.Event]) -> None:
         """Closes an item, opening it where nobody had, and says what of it has not been said."""
@@ -332,6 +392,9 @@ class ResponsesDecoder:
         match opened.kind:
             case "opaque":
                 item_id = item.get("id")
+                if isinstance(item_id, str) and item_id:
+                    item_id = self._native_id(item_id, opened.index)
+                    data = msgspec.json.encode({**_RAW_MEMBERS.decode(data), "id": item_id})
                 opaque = OpaqueItem(
                     wire_type=cast("str", item["type"]),
                     dialect=NAME,
@@ -340,13 +403,16 @@ class ResponsesDecoder:
                 )
                 done = ev.ItemDone(index=opened.index, item=opaque)
             case "function_call_output":
-                done = ev.ItemDone(index=opened.index, status=known, item=_read_output(item))
+                output = _read_output(item)
+                output = msgspec.structs.replace(output, id=self._own_id(output.id))
+                done = ev.ItemDone(index=opened.index, status=known, item=output)
                 self._calls.discard(opened.call_id)
             case "function_call":
-                self._calls.add(opened.call_id)
+                if not opened.hosted:
+                    self._calls.add(opened.call_id)
             case "reasoning":
                 encrypted = item.get("encrypted_content")
-                if isinstance(encrypted, str):
+                if isinstance(encrypted, str) and encrypted:  # llama.cpp gives an empty one
                     done = ev.ItemDone(index=opened.index, status=known, encrypted_content=encrypted)
             case "message":
                 pass
@@ -454,8 +520,6 @@ class ResponsesDecoder:
     # Functions, not bound methods: a table of those in each instance would be a cycle for the collector.
     _RULES: ClassVar[dict[str, Callable[..., None]]] = {
         "response.output_text.delta": _text_delta,
-        "response.created": _begin,
-        "response.in_progress": _begin,
         "response.content_part.added": _nothing,
         "response.content_part.done": _nothing,
         "response.output_text.done": _nothing,
@@ -478,6 +542,13 @@ class ResponsesDecoder:
 
 
 _NAMES = ("call_id", "name", "id")
+
+
+def _runnable(tools: Sequence[Tool | OpaqueTool] | None) -> frozenset[str] | None:
+    """What the client may be asked to run. None where that cannot be told: an opaque tool may hold or find functions."""
+    if tools is None or any(isinstance(tool, OpaqueTool) for tool in tools):
+        return None
+    return frozenset([tool.name for tool in tools if isinstance(tool, Tool)])
 
 
 def _read_output(item: Object) -> FunctionCallOutput:

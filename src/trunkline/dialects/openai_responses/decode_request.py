@@ -5,12 +5,13 @@ table is kept in `extra`; a key in OPAQUE is one the API defines but only a back
 state (`store`, `background`, chaining, `truncation`) asks nothing of a backend: trunkline does it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from trunkline.dialects import reading
-from trunkline.dialects.openai_responses.read_items import NAME, RawMembers, read_input
+from trunkline.dialects.openai_responses.read_items import NAME, Kept, RawMembers, empty_array, read_input
+from trunkline.dialects.openai_responses.response import SERVICE_TIERS
 from trunkline.dialects.reading import Json, Object
 from trunkline.model.errors import InvalidParameter
 from trunkline.model.request import (
@@ -36,6 +37,21 @@ OPAQUE = frozenset(
     }
 )
 LOGPROBS = "message.output_text.logprobs"
+INCLUDABLE = (
+    LOGPROBS,
+    "reasoning.encrypted_content",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+)
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+SUMMARIES = ("auto", "concise", "detailed")
+VERBOSITIES = ("low", "medium", "high")
+"""What the API has words for; the object repeats them, and typed clients read it strictly."""
+
 _WITHOUT_INPUT = ("previous_response_id", "conversation", "prompt")
 _TOOL_NAMED = {
     "function": frozenset({"type", "name", "description", "parameters", "strict"}),
@@ -59,7 +75,7 @@ class Draft:
 Reader = Callable[[Draft, Json], None]
 
 
-def decode_request(body: bytes) -> Request:
+def decode_request(body: bytes, *, needs_input: bool = True) -> Request:
     """Reads and checks a body. Raises RequestError; `param` is the path of what is wrong."""
     source = reading.decode_body(body)
     draft = Draft(body)
@@ -67,10 +83,10 @@ def decode_request(body: bytes) -> Request:
     model = source.get("model")
     fields["model"] = None if model is None else reading.text(model, "model")
     given = source.get("input")
-    if given is not None:
+    if given is not None and (needs_input or given != []):
         fields["items"], fields["places"] = read_input(given, RawMembers(body, "input"))
-    elif all(source.get(key) is None for key in _WITHOUT_INPUT):
-        reading.missing("input")
+    elif needs_input and all(source.get(key) is None for key in _WITHOUT_INPUT):
+        reading.missing("input", instead_of="messages" if "messages" in source else None)
     else:
         fields["items"] = ()
     for key, value in source.items():
@@ -109,11 +125,20 @@ def _check_tools(draft: Draft) -> None:
     elif choice == "none":
         draft.asked.pop("tools", None)
     elif isinstance(choice, NamedTool):
-        # A name may also stand inside a tool of the hosts': a namespace, an MCP server.
-        if all(isinstance(tool, Tool) and tool.name != choice.name for tool in tools):
-            _not_found(choice.name)
+        _check_named([choice.name], tools, kind=choice.kind)
+    elif isinstance(choice, AllowedTools):
+        _check_named(choice.names, tools)
     elif isinstance(choice, OpaqueToolChoice) and not any(isinstance(tool, OpaqueTool) for tool in tools):
         _not_found(choice.wire_type)
+
+
+def _check_named(names: Sequence[str], tools: Sequence[Tool | OpaqueTool], *, kind: str | None = None) -> None:
+    """A name may also stand inside a tool of the hosts': a namespace, an MCP server."""
+    if all(isinstance(tool, Tool) for tool in tools):
+        known = {tool.name for tool in tools if isinstance(tool, Tool) and kind in (None, tool.kind)}
+        for name in names:
+            if name not in known:
+                _not_found(name)
 
 
 def _not_found(name: str) -> None:
@@ -154,17 +179,22 @@ def _switch(name: str) -> Reader:
 
 def _conversation(draft: Draft, value: Json) -> None:
     """An id, an object with one, or a plain name (decision 27)."""
+    path, name = "conversation", value
     if isinstance(value, dict):
-        draft.fields["conversation"] = reading.text_field(value, "id", "conversation")
-    elif isinstance(value, str):
-        draft.fields["conversation"] = value
-    else:
-        reading.wrong_type("conversation", "a string or an object", value)
+        path, name = "conversation.id", reading.text_field(value, "id", "conversation")
+    elif not isinstance(value, str):
+        reading.wrong_type(path, "a string or an object", value)
+    if not name:  # everybody who forgot to give one would be in it
+        raise InvalidParameter(f"Invalid '{path}': empty string. Expected an id or a name.", param=path)
+    draft.fields["conversation"] = name
 
 
 def _include(draft: Draft, value: Json) -> None:
     include = tuple(
-        [reading.text(one, f"include[{position}]") for position, one in enumerate(reading.array(value, "include"))]
+        [
+            reading.one_of(one, f"include[{position}]", INCLUDABLE)
+            for position, one in enumerate(reading.array(value, "include"))
+        ]
     )
     draft.fields["include"] = include
     if LOGPROBS in include:
@@ -190,10 +220,10 @@ def _reasoning(draft: Draft, value: Json) -> None:
         if member is None:
             continue
         if key == "effort":
-            draft.fields["reasoning_effort"] = reading.text(member, "reasoning.effort")
+            draft.fields["reasoning_effort"] = reading.one_of(member, "reasoning.effort", EFFORTS)
             draft.ask("reasoning_effort", "reasoning.effort")
         elif key in ("summary", "generate_summary"):  # the second is the first's old name
-            draft.fields["reasoning_summary"] = reading.text(member, f"reasoning.{key}")
+            draft.fields["reasoning_summary"] = reading.one_of(member, f"reasoning.{key}", SUMMARIES)
             draft.ask("reasoning_summary", f"reasoning.{key}")
         else:
             draft.extra["reasoning"] = reading.raw(value)  # kept whole for an upstream that knows the key
@@ -207,7 +237,7 @@ def _text_config(draft: Draft, value: Json) -> None:
         if key == "format":
             _format(draft, member)
         elif key == "verbosity":
-            draft.fields["verbosity"] = reading.text(member, "text.verbosity")
+            draft.fields["verbosity"] = reading.one_of(member, "text.verbosity", VERBOSITIES)
             draft.ask("verbosity", "text.verbosity")
         else:
             draft.extra["text"] = reading.raw(value)
@@ -234,32 +264,27 @@ def _format(draft: Draft, value: Json) -> None:
 
 
 def _tools(draft: Draft, value: Json) -> None:
-    whole = RawMembers(draft.body, "tools")
-    tools = tuple(
-        [
-            _tool(reading.mapping(tool, f"tools[{position}]"), f"tools[{position}]", whole)
-            for position, tool in enumerate(reading.array(value, "tools"))
-        ]
-    )
+    tools = read_tools(value, "tools", RawMembers(draft.body, "tools"))
     if tools:
         draft.fields["tools"] = tools
         draft.ask("tools")
 
 
-def _tool(source: Object, path: str, whole: RawMembers) -> Tool | OpaqueTool:
+def read_tools(value: Json, path: str, whole: Kept) -> tuple[Tool | OpaqueTool, ...]:
+    """A list of tools. `whole` has the JSON text of each by its path. Raises InvalidParameter."""
+    members = reading.array(value, path)
+    paths = [f"{path}[{position}]" for position in range(len(members))]
+    return tuple([_tool(reading.mapping(tool, at), at, whole) for tool, at in zip(members, paths, strict=True)])
+
+
+def _tool(source: Object, path: str, whole: Kept) -> Tool | OpaqueTool:
     kind = reading.text_field(source, "type", path)
     if kind == "function":
-        parameters, strict = source.get("parameters"), source.get("strict")
-        if parameters is not None and not isinstance(parameters, dict):
-            raise InvalidParameter(
-                f"Invalid '{path}.parameters': expected a JSON Schema object, but got {reading.describe(parameters)} instead.",
-                code="invalid_function_parameters",
-                param=f"{path}.parameters",
-            )
+        strict = source.get("strict")
         return Tool(
-            name=reading.text_field(source, "name", path),
+            name=reading.tool_name(source, path),
             description=reading.optional_text(source, "description", path),
-            parameters=None if parameters is None else reading.raw(parameters),
+            parameters=reading.function_parameters(source, path),
             strict=None if strict is None else reading.boolean(strict, f"{path}.strict"),
             extra=_tool_extra(source, kind),
         )
@@ -267,7 +292,7 @@ def _tool(source: Object, path: str, whole: RawMembers) -> Tool | OpaqueTool:
         form = source.get("format")
         return Tool(
             kind="custom",
-            name=reading.text_field(source, "name", path),
+            name=reading.tool_name(source, path),
             description=reading.optional_text(source, "description", path),
             format=None if form is None else reading.raw(form),
             extra=_tool_extra(source, kind),
@@ -308,7 +333,10 @@ def _tool_choice(draft: Draft, value: Json) -> None:
 def _allowed_names(source: Object, path: str) -> tuple[str, ...]:
     """Names of functions and custom tools; a tool of another type is there under its label or its type."""
     names = []
-    for position, member in enumerate(reading.array(reading.field(source, "tools", path), f"{path}.tools")):
+    members = reading.array(reading.field(source, "tools", path), f"{path}.tools")
+    if not members:
+        empty_array(f"{path}.tools")
+    for position, member in enumerate(members):
         where = f"{path}.tools[{position}]"
         tool = reading.mapping(member, where)
         kind = reading.text_field(tool, "type", where)
@@ -327,11 +355,11 @@ def _parallel_tool_calls(draft: Draft, value: Json) -> None:
 
 
 def _metadata(draft: Draft, value: Json) -> None:
-    draft.fields["metadata"] = reading.string_map(value, "metadata")
+    draft.fields["metadata"] = reading.metadata(value)
 
 
 def _service_tier(draft: Draft, value: Json) -> None:
-    draft.fields["service_tier"] = reading.text(value, "service_tier")
+    draft.fields["service_tier"] = reading.one_of(value, "service_tier", sorted(SERVICE_TIERS))
     if value not in ("auto", "default"):
         draft.ask("service_tier")
 

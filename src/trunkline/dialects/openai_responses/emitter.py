@@ -89,22 +89,40 @@ class ResponseEmitter:
         self._fold = Fold()
         self._started: ev.TurnStarted | None = None
         self._items: dict[int, _Shown] = {}
-        self._next_output = 0
+        self.next_output = 0
+        """The place that the next item gets."""
         self.sequence_number = 0
         """The number that the next event gets."""
         self.response: bytes | None = None
+        # The item whose text the last event was, and what stands around the number and the text of its next delta.
+        self._writing: tuple[int, OpenItem, _Template] | None = None
+
+    def text_goes_on(self, event: ev.TextDelta) -> bytes | None:
+        """The JSON of the one `response.output_text.delta` that this makes if it does what the last event did. Otherwise None, and
+        nothing has been done."""
+        text = event.text
+        if self._writing is None or not text:
+            return None
+        index, open_item, (head, middle, tail) = self._writing
+        if index != event.index:
+            return None
+        open_item.add_text(text)
+        number = self.sequence_number
+        self.sequence_number = number + 1
+        return b"%b%d%b%b%b" % (head, number, middle, _encode(text), tail)
 
     def feed_events(self, event: ev.Event) -> list[Emitted]:
         """The streamed events that this event makes, each as its type and its JSON."""
+        self._writing = None
         rule = self._RULES.get(type(event))
         return rule(self, event) if rule is not None else []
 
-    def queued(self, started: ev.TurnStarted) -> list[Emitted]:
-        """The beginning of a background response, before a backend has said anything. `in_progress` comes with TurnStarted."""
+    def queued(self, started: ev.TurnStarted, *, again: bool = False) -> list[Emitted]:
+        """The beginning of a background response, before a backend has said anything. `in_progress` comes with TurnStarted.
+        `again`: of one that was created before."""
         self._begin(started)
-        return [
-            self._object(f"response.{what}", self._builder.begun(started, "queued")) for what in ("created", "queued")
-        ]
+        said = ("queued",) if again else ("created", "queued")
+        return [self._object(f"response.{what}", self._builder.begun(started, "queued")) for what in said]
 
     def _begin(self, started: ev.TurnStarted) -> None:
         self._started = started
@@ -159,8 +177,8 @@ class ResponseEmitter:
         return opening
 
     def _announce(self, shown: _Shown, item: Mapping[str, object]) -> Emitted:
-        shown.output_index = self._next_output
-        self._next_output += 1
+        shown.output_index = self.next_output
+        self.next_output += 1
         return self._emit("response.output_item.added", {"output_index": shown.output_index, "item": item})
 
     def _item_done(self, event: ev.ItemDone) -> list[Emitted]:
@@ -195,6 +213,8 @@ class ResponseEmitter:
             emitted.append(self._of_item("response.output_text.delta", shown, members))
         else:
             emitted.append(self._delta("response.output_text.delta", shown, event.text))
+            if shown.template is not None:
+                self._writing = (event.index, shown.open_item, shown.template)
         return emitted
 
     def _refusal(self, event: ev.RefusalDelta) -> list[Emitted]:
@@ -367,10 +387,15 @@ class ResponseEmitter:
 
     # The end
 
-    def _end(self, event: ev.Terminal) -> list[Emitted]:
+    def cut(self) -> list[Emitted]:
+        """Closes what is open as it stands."""
         emitted: list[Emitted] = []
-        for index in self._fold.open_indexes:  # cut: what is open is closed as it stands
+        for index in self._fold.open_indexes:
             emitted += self._item_done(ev.ItemDone(index=index, status="incomplete"))
+        return emitted
+
+    def _end(self, event: ev.Terminal) -> list[Emitted]:
+        emitted = self.cut()
         self._fold.feed(event)
         self.response = _encode(self._builder.ended(self._fold.turn(), now=self._now()))
         emitted.append(self._object(_TERMINAL_OF[type(event)], msgspec.Raw(self.response)))

@@ -1,17 +1,19 @@
 """A request as a response body, for an upstream that speaks Responses.
 
 State stays ours: the upstream is told `store: false`, and what names state (chaining, conversations, background) is left out, since
-the history is already among the items. A client's own body is forwarded as it came but for these members; where history was put
-before its input, that input is written anew with it.
+the history is already among the items. A client's own body is forwarded as it came but for these members, with the history before
+its input. Reasoning that is encrypted goes without its id, which is ours: OpenAI compares it with what is inside ("item_id did not
+match") and takes it without (https://github.com/BerriAI/litellm/pull/15782). Ids of other items it takes as they come.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from trunkline.dialects.openai_responses.decode_request import LOGPROBS
 from trunkline.dialects.openai_responses.response import write_format, write_tool, write_tool_choice
 from trunkline.dialects.openai_responses.write_items import Wire, write_input
+from trunkline.model.items import Item, Reasoning
 from trunkline.model.request import Request
 
 EXPRESSIBLE = frozenset(
@@ -35,6 +37,7 @@ EXPRESSIBLE = frozenset(
 """Parameters of a request that this dialect can say; `n`, `stop`, `seed`, penalties and `logit_bias` it has no word for."""
 
 _BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _STATE = frozenset(
     {
         "background",
@@ -42,7 +45,6 @@ _STATE = frozenset(
         "conversation",
         "previous_response_id",
         "store",
-        "stream_options",
         "truncation",
     }
 )
@@ -63,16 +65,37 @@ _PLAIN = (
 )
 
 
-def forward_body(body: bytes, request: Request, *, model: str, with_history: bool = False) -> bytes:
-    """The client's own body for this upstream. `with_history`: `request.items` hold more than the body's input did."""
-    members = {key: value for key, value in _BODY.decode(body).items() if key not in _STATE}
+def forward_body(body: bytes, request: Request, *, model: str, own_items: Sequence[Item]) -> bytes:
+    """The client's own body for this upstream. `own_items`: what its input was read as; the request may hold others."""
+    source = _BODY.decode(body)
+    members = {key: value for key, value in source.items() if key not in _STATE}
     members["model"] = msgspec.Raw(msgspec.json.encode(model))
     members["store"] = _FALSE
-    if "stream" in members:  # also accepted as a string; an upstream may not
+    if request.stream or "stream" in members:  # also accepted as a string; an upstream may not
         members["stream"] = _TRUE if request.stream else _FALSE
-    if with_history:
-        members["input"] = msgspec.Raw(msgspec.json.encode(write_input(request.items)))
+    if not request.stream:
+        members.pop("stream_options", None)
+    if request.items:
+        members["input"] = msgspec.Raw(msgspec.json.encode(_input(source.get("input"), request.items, own_items)))
     return msgspec.json.encode(members)
+
+
+def _input(given: msgspec.Raw | None, items: Sequence[Item], own_items: Sequence[Item]) -> object:
+    """The client's input as it came, but for ids of reasoning, as far back as the request still says the same; before it, anew,
+    what stands there now: history, what references meant, what a filter left."""
+    same = 0
+    for item, own in zip(reversed(items), reversed(own_items), strict=False):
+        if item is not own and item != own:
+            break
+        same += 1
+    before = write_input(items[: len(items) - same])
+    if given is None or not same:
+        return before
+    if bytes(given).lstrip().startswith(b'"'):
+        return [*before, {"role": "user", "content": given}] if before else given
+    for item, text in zip(items[-same:], _LIST.decode(given)[-same:], strict=True):
+        before += write_input([item]) if isinstance(item, Reasoning) else [text]
+    return before
 
 
 def encode_request(request: Request, *, model: str) -> bytes:
@@ -98,7 +121,7 @@ def encode_request(request: Request, *, model: str) -> bytes:
     for key, extra in request.extra.items():
         if key in ("text", "reasoning"):  # kept whole for the members that no field names
             body[key] = {**_BODY.decode(extra), **_members(body.get(key))}
-        elif key not in _STATE:
+        elif key not in _STATE and (request.stream or key != "stream_options"):
             body[key] = extra
     return msgspec.json.encode(body)
 

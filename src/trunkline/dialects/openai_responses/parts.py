@@ -121,6 +121,8 @@ def read_failure(source: Json) -> BackendError:
         code, param = (value if isinstance(value, str) else None for value in (source.get("code"), source.get("param")))
     if code == "rate_limit_exceeded":
         return BackendRateLimited(message, code=code, param=param)
+    if code == "context_length_exceeded":
+        return BackendRejected(message, status=400, code=code, param=param)
     if code is not None and code in ERROR_CODES and code not in ("server_error", "vector_store_timeout", "worker_lost"):
         return BackendRejected(message, status=400, code=code, param=param)
     return BackendError(message, code=code, param=param)

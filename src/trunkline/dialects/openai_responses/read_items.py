@@ -14,6 +14,7 @@ from typing import NoReturn, Protocol, cast
 import msgspec
 
 from trunkline.dialects import reading
+from trunkline.dialects.openai_responses.compaction import COMPACTION, read_summary
 from trunkline.dialects.reading import Json, Object
 from trunkline.model.errors import InvalidParameter
 from trunkline.model.items import (
@@ -85,13 +86,16 @@ def read_item(value: Json, path: str, members: Kept) -> Item:
         if "role" in source:
             return _message(source, path)
         if set(source) <= {"id", "type"} and "id" in source:
-            reading.text_field(source, "id", path)
             kind = "item_reference"
         else:
             reading.missing(f"{path}.type")
+    if kind == "item_reference":
+        reading.text_field(source, "id", path)
     reader = _READERS.get(reading.text(kind, f"{path}.type"))
     if reader is not None:
         return reader(source, path)
+    if kind == COMPACTION:
+        read_summary(reading.text_field(source, "encrypted_content", path), f"{path}.encrypted_content")
     item_id = source.get("id")
     return OpaqueItem(
         wire_type=str(kind),

@@ -61,7 +61,7 @@ class ResponseBuilder:
             output=output_items(turn, logprobs=self._request.logprobs),
             usage=usage,
             completed_at=int(now) if status == "completed" else None,
-            incomplete_details={"reason": reason} if status == "incomplete" else None,
+            incomplete_details=None if reason is None else {"reason": reason},
             error=error,
         )
         self._add_extensions(written, turn.extensions)
@@ -77,7 +77,7 @@ class ResponseBuilder:
         output: Sequence[Wire] = (),
         usage: Usage | None = None,
         completed_at: int | None = None,
-        incomplete_details: Mapping[str, str | None] | None = None,
+        incomplete_details: Mapping[str, str] | None = None,
         error: Mapping[str, object] | None = None,
     ) -> Wire:
         details = self._settings.usage_details
@@ -110,7 +110,8 @@ class ResponseBuilder:
 
 
 def outcome_of(terminal: ev.Terminal) -> tuple[ResponseStatus, str | None, Mapping[str, object] | None]:
-    """Status, reason of incompleteness and error. A reason of ours has no word in the API: it is null there."""
+    """Status, reason of incompleteness and error. A reason of ours has no word in the API, and clients read it as one of its
+    words or not at all."""
     match terminal:
         case ev.TurnCompleted():
             return "completed", None, None

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from trunkline.config.profiles import Profile
+from trunkline.dialects.codec import EVENT_STREAM
 from trunkline.dialects.openai_responses.decode_request import decode_request
 from trunkline.dialects.openai_responses.emitter import TERMINAL_TYPES, Emitted, ResponseEmitter
 from trunkline.dialects.openai_responses.parts import write_failure
@@ -16,7 +17,7 @@ from trunkline.dialects.openai_responses.read_items import NAME
 from trunkline.dialects.openai_responses.response import ResponseBuilder, Settings
 from trunkline.dialects.openai_wire import write_error
 from trunkline.model.errors import ErrorInfo
-from trunkline.model.events import Event
+from trunkline.model.events import Event, TextDelta
 from trunkline.model.request import Request
 from trunkline.model.turn import Turn
 from trunkline.wire.sse import DONE
@@ -29,23 +30,19 @@ class ResponsesSurface:
     """The codec for clients of the Responses API."""
 
     name = NAME
+    framing = EVENT_STREAM
 
-    def __init__(
-        self,
-        profile: Profile,
-        *,
-        now: Callable[[], float],
-        done_sentinel: bool = True,
-        usage_details: bool = True,
-    ) -> None:
+    def __init__(self, profile: Profile, *, now: Callable[[], float]) -> None:
         self._plain_errors = profile.error_style == "plain"
         self._now = now
         self._settings = Settings(
-            json_spacing=profile.json_spacing, done_sentinel=done_sentinel, usage_details=usage_details
+            json_spacing=profile.json_spacing,
+            done_sentinel=profile.done_sentinel,
+            usage_details=profile.usage_details,
         )
 
-    def decode_request(self, body: bytes) -> Request:
-        return decode_request(body)
+    def decode_request(self, body: bytes, *, needs_input: bool = True) -> Request:
+        return decode_request(body, needs_input=needs_input)
 
     def emitter(self, request: Request) -> ResponseEmitter:
         """Events without framing."""
@@ -82,24 +79,29 @@ class ResponsesEncoder:
 
     def failed_instead(self, data: bytes, error: ErrorInfo) -> bytes:
         """The same frames, but the terminal one says `response.failed` with the same number and output."""
-        assert self._emitter.response is not None
         head = data[: data.rfind(b"\n\nevent: ") + 2] if b"\n\nevent: " in data else b""  # JSON has no line breaks
-        failed = _MEMBERS.decode(self._emitter.response)
-        failed.update(dict.fromkeys(("completed_at", "incomplete_details"), _NULL))
-        failed["status"] = msgspec.Raw(b'"failed"')
-        failed["error"] = msgspec.Raw(msgspec.json.encode(write_failure(error)))
-        event = {
-            "type": "response.failed",
-            "sequence_number": self._emitter.sequence_number - 1,
-            "response": failed,
-        }
-        return head + frame(("response.failed", msgspec.json.encode(event)), done_sentinel=self._done_sentinel)
+        return head + frame(failed_end(self._emitter, error), done_sentinel=self._done_sentinel)
 
     def feed(self, event: Event) -> bytes:
+        if type(event) is TextDelta:
+            data = self._emitter.text_goes_on(event)
+            if data is not None:
+                return b"event: response.output_text.delta\ndata: %b\n\n" % data
         emitted = self._emitter.feed_events(event)
         if len(emitted) == 1:
             return frame(emitted[0], done_sentinel=self._done_sentinel)
         return b"".join([frame(one, done_sentinel=self._done_sentinel) for one in emitted])
+
+
+def failed_end(emitter: ResponseEmitter, error: ErrorInfo) -> Emitted:
+    """What to say in place of the terminal event: `response.failed` with the same number and output."""
+    assert emitter.response is not None
+    failed = _MEMBERS.decode(emitter.response)
+    failed.update(dict.fromkeys(("completed_at", "incomplete_details"), _NULL))
+    failed["status"] = msgspec.Raw(b'"failed"')
+    failed["error"] = msgspec.Raw(msgspec.json.encode(write_failure(error)))
+    event = {"type": "response.failed", "sequence_number": emitter.sequence_number - 1, "response": failed}
+    return "response.failed", msgspec.json.encode(event)
 
 
 def frame(emitted: Emitted, *, done_sentinel: bool) -> bytes:

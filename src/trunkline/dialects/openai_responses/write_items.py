@@ -6,6 +6,7 @@ request's items with ids and in one form (`input_items`), and an upstream gets w
 the same ids and no upstream's id is ever needed.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -28,6 +29,7 @@ from trunkline.model.items import (
     Reasoning,
     RefusalPart,
     TextPart,
+    ToolKind,
     text_of,
 )
 from trunkline.model.turn import Turn, TurnItem
@@ -43,6 +45,7 @@ _PREFIXES: Mapping[str, str] = {
     "function_call_output": "fco",
     "custom_tool_call": "ctc",
     "custom_tool_call_output": "ctco",
+    "compaction": "cmp",
 }
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -232,22 +235,29 @@ def input_items(items: Sequence[Item], *, response_id: str) -> list[Wire]:
     return stored
 
 
-def check_calls(items: Sequence[Item]) -> None:
+def check_calls(items: Sequence[Item], *, settled: int = 0) -> None:
     """Every call has its output after it and every output its call. Raises RequestError as OpenAI does.
 
-    For whoever has put the whole history together: a call may stand in an earlier response.
+    For whoever has put the whole history together: a call may stand in an earlier response. `settled`: how many of the items have
+    been accepted before.
     """
     pending: dict[str, None] = {}
-    known: set[str] = set()
-    for item in items:
+    known: dict[str, ToolKind] = {}
+    unanswered: Counter[str] = Counter()  # servers exist that give two calls of a turn one id
+    for position, item in enumerate(items):
         if isinstance(item, FunctionCall):
             pending[item.call_id] = None
-            known.add(item.call_id)
+            known[item.call_id] = item.tool
+            unanswered[item.call_id] += 1
         elif isinstance(item, FunctionCallOutput):
-            if item.call_id not in known:
-                raise RequestError(
-                    f"No tool call found for function call output with call_id {item.call_id[:100]}.", param="input"
-                )
+            shown = item.call_id[:100]
+            new = position >= settled
+            if item.call_id not in known or (new and known[item.call_id] != item.tool):
+                what = "function" if item.tool == "function" else "custom tool"
+                raise RequestError(f"No tool call found for {what} call output with call_id {shown}.", param="input")
+            if new and not unanswered[item.call_id]:
+                raise RequestError(f"Tool call {shown} has an output already; give one for each call.", param="input")
+            unanswered[item.call_id] = max(0, unanswered[item.call_id] - 1)
             pending.pop(item.call_id, None)
     for call_id in pending:
         raise RequestError(f"No tool output found for function call {call_id[:100]}.", param="input")
@@ -259,8 +269,8 @@ def check_calls(items: Sequence[Item]) -> None:
 def write_input(items: Sequence[Item]) -> list[object]:
     """The items for an upstream that keeps no state.
 
-    Ids are left out: they name things in our store, and an upstream that keeps none answers "item not found". Reasoning needs
-    its id; it goes along where there is something of it that the upstream can read.
+    Ids of our store are left out: they say nothing there. Reasoning goes along where there is something of it that the upstream can
+    read: plain it needs some id, encrypted it may have none but the upstream's own, which is inside.
     """
     written: list[object] = []
     for position, item in enumerate(items):
@@ -268,9 +278,13 @@ def write_input(items: Sequence[Item]) -> list[object]:
             case OpaqueItem():
                 written.append(item.payload)
             case Message():
-                written.append(_write_easy(item))
+                written.append(_write_easy(item, position))
             case Reasoning():
-                if item.encrypted_content is not None or item.text:
+                if item.encrypted_content is not None:
+                    written.append(
+                        {key: value for key, value in _write_own(item, "").items() if key not in ("id", "status")}
+                    )
+                elif item.text:
                     written.append(_write_own(item, item.id or f"rs_{position}"))
             case FunctionCall() | FunctionCallOutput():
                 left_out = ("id", "status", "name") if isinstance(item, FunctionCallOutput) else ("id", "status")
@@ -278,12 +292,18 @@ def write_input(items: Sequence[Item]) -> list[object]:
     return written
 
 
-def _write_easy(item: Message) -> Wire:
-    write = _write_said if item.role == "assistant" else _write_told
-    content: object = (
-        text_of(item.content) if item.as_string else [write(part) for part in item.content] if item.content else ""
-    )
-    easy: Wire = {"type": "message", "role": item.role, "content": content}
+def _write_easy(item: Message, position: int) -> Wire:
+    easy: Wire = {"type": "message", "role": item.role}
+    if item.as_string or not item.content:
+        easy["content"] = text_of(item.content)
+    elif item.role == "assistant":  # in parts it is an output message, which vLLM takes with id and status only
+        easy |= {
+            "id": f"msg_{position}",
+            "status": "completed",
+            "content": [_write_said(part) for part in item.content],
+        }
+    else:
+        easy["content"] = [_write_told(part) for part in item.content]
     for name, value in item.extra.items():
         easy.setdefault(name, value)
     return easy

@@ -2,19 +2,21 @@
 
 Tokens are compared by their SHA-256 digest in a dictionary, which tells an attacker who measures time nothing about any key,
 and costs the same for one key as for a thousand. Without keys the server is open; the configuration then allows only a
-loopback address (decision 16).
+loopback address (decision 16). Which paths need no key, where else a key may stand and how a refusal looks are the profile's.
 """
 
 from collections.abc import Mapping
 from hashlib import sha256
+from urllib.parse import parse_qs
 
+import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from trunkline.config.profiles import Profile
 from trunkline.config.schema import ServerSettings
-from trunkline.model.errors import AuthenticationError
+from trunkline.model.errors import AuthenticationError, ErrorInfo, PermissionDenied, RequestError
+from trunkline.server.errors import send_error
 from trunkline.server.exchange import exchange_of, header
-
-OPEN_PATHS = frozenset({"/health", "/v1/health", "/health/ready"})
 
 
 def tenants_by_digest(settings: ServerSettings) -> Mapping[bytes, str]:
@@ -24,27 +26,61 @@ def tenants_by_digest(settings: ServerSettings) -> Mapping[bytes, str]:
     return digests
 
 
+class DetailErrors:
+    """The envelope that FastAPI's own errors have."""
+
+    def encode_error(self, error: ErrorInfo) -> bytes:
+        return msgspec.json.encode({"detail": error.message})
+
+
 class Authentication:
     """Names the tenant of an exchange, or refuses it."""
 
-    def __init__(self, app: ASGIApp, tenants: Mapping[bytes, str]) -> None:
+    def __init__(self, app: ASGIApp, tenants: Mapping[bytes, str], profile: Profile) -> None:
         self._app = app
         self._tenants = tenants
+        self._profile = profile
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._tenants and scope["path"] not in OPEN_PATHS:
+        key = self._taken_from_query(scope)
+        if self._tenants and scope["path"] not in self._profile.open_paths:
             exchange = exchange_of(scope)
             exchange.tenant = "-"  # nobody yet: what is refused belongs to no tenant
-            exchange.tenant = self._tenant(header(scope, b"authorization"))
+            try:
+                exchange.tenant = self._tenant(self._token(scope, key))
+            except RequestError as error:
+                if self._profile.auth_errors == "openai":
+                    raise
+                await send_error(error, exchange, DetailErrors(), send)
+                return
         await self._app(scope, receive, send)
 
-    def _tenant(self, authorization: bytes | None) -> str:
+    def _taken_from_query(self, scope: Scope) -> bytes | None:
+        """The key in the query, where the profile has a place for it. It is nobody's parameter from here on."""
+        parameter, query = self._profile.key_parameter, bytes(scope["query_string"])
+        if parameter is None or parameter.encode() not in query:
+            return None
+        pairs = query.split(b"&")
+        scope["query_string"] = b"&".join([pair for pair in pairs if pair.partition(b"=")[0] != parameter.encode()])
+        given = parse_qs(query.decode("latin-1")).get(parameter)
+        return given[0].encode() if given else None
+
+    @staticmethod
+    def _token(scope: Scope, key: bytes | None) -> bytes:
+        authorization = header(scope, b"authorization")
+        if authorization is None and key is not None:
+            return key
         if authorization is None:
             raise AuthenticationError("You didn't provide an API key. Send it as 'Authorization: Bearer KEY'.")
         scheme, _, token = authorization.partition(b" ")
         if scheme.lower() != b"bearer":
             raise AuthenticationError("Incorrect authorization header; expected 'Authorization: Bearer KEY'.")
-        tenant = self._tenants.get(sha256(token.strip()).digest())
+        return bytes(token.strip())
+
+    def _tenant(self, token: bytes) -> str:
+        tenant = self._tenants.get(sha256(token).digest())
         if tenant is None:
+            if self._profile.wrong_key_status == 403:
+                raise PermissionDenied("Incorrect API key provided.", code="invalid_api_key")
             raise AuthenticationError("Incorrect API key provided.")
         return tenant

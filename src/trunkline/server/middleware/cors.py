@@ -18,7 +18,7 @@ _METHODS = b"GET, POST, DELETE, OPTIONS"
 _REQUEST_HEADERS = b"Authorization, Content-Type, Idempotency-Key, X-Request-Id, X-Session-Id"
 _HEADER_NAME = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 MAX_HEADERS = 40
-_EXPOSED = b"X-Request-Id, X-Session-Id, X-Trunkline-Route, X-Trunkline-Ignored, Retry-After"
+_EXPOSED = b"X-Request-Id, X-Session-Id, X-Trunkline-Route, X-Trunkline-Ignored, X-Trunkline-Cache, Retry-After"
 MAX_AGE_S = 600
 
 

@@ -17,9 +17,11 @@ from trunkline.model.request import Request
 from trunkline.ports.stores import Store, StoredCompletion
 from trunkline.server.answering import Answerer, Record
 from trunkline.server.body import read_body
+from trunkline.server.cache_header import cache_choice_of
 from trunkline.server.exchange import exchange_of
 from trunkline.server.metadata import metadata_of
 from trunkline.server.methods import resource
+from trunkline.server.own_member import without_own_member
 from trunkline.server.runtime import Runtime
 from trunkline.server.session import session_id_of
 
@@ -47,6 +49,8 @@ class ChatCompletions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         runtime, exchange = self._runtime, exchange_of(scope)
         body = await read_body(scope, receive, limit_bytes=runtime.settings.max_body_bytes)
+        body, cached = without_own_member(body, runtime.profile.cache_member)
+        asked = cache_choice_of(scope)
         request = self._codec.decode_request(body)
         if request.model is None:
             request = msgspec.structs.replace(request, model=runtime.router.choose(None))
@@ -54,6 +58,7 @@ class ChatCompletions:
         call = Call(
             request=request,
             body=body,
+            own_items=request.items,
             dialect=self._codec.name,
             turn_id=new_id("chatcmpl-", runtime.entropy),
             created_at=int(runtime.clock.now_s()),
@@ -62,6 +67,7 @@ class ChatCompletions:
             outcome=exchange.outcome,
             session_id=session_id_of(scope, runtime.profile),
             own_ids=stored,
+            cache=cached if asked is None else asked,
         )
         record = self._recorder(exchange.tenant, request, body) if stored else None
         await self._answerer.respond(call, exchange, receive, send, record=record)

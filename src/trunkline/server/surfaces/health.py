@@ -10,29 +10,40 @@ from trunkline.server.runtime import Runtime
 
 
 class Health:
-    """Always 200 while the process serves (decision 17). Asks no backend, so it answers at once."""
+    """Always 200 while the process serves (decision 17), asking no backend, so it answers at once. A profile may want every
+    endpoint asked: then 503 while one of them fails."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         runtime = self._runtime
-        admissions = [slots.admission for slots in runtime.slots.values()]
-        active = sum(admission.active for admission in admissions)
+        endpoints = runtime.endpoints
         models = runtime.router.known()
         body: dict[str, object] = {
             "status": "ok",
             "version": __version__,
             "model": models[0] if models else None,
             "models": models,
-            "busy": any(admission.active >= admission.capacity for admission in admissions),
-            "active": active,
-            "queued": sum(admission.queued for admission in admissions),
-            "capacity": sum(admission.capacity for admission in admissions),
+            "busy": any(endpoint.active >= endpoint.capacity for endpoint in endpoints),
+            "active": sum(endpoint.active for endpoint in endpoints),
+            "queued": sum(endpoint.waiting for endpoint in endpoints),
+            "capacity": sum(endpoint.capacity for endpoint in endpoints),
         }
         if runtime.profile.platform_name is not None:
             body["platform"] = runtime.profile.platform_name
-        await send_json(msgspec.json.encode(body), send)
+        status = 200
+        if runtime.profile.health == "endpoints":
+            failures = await runtime.router.endpoint_failures()
+            body["endpoints"] = {
+                one.label: {"status": "error", "detail": failures[one.label].message}
+                if one.label in failures
+                else {"status": "ok"}
+                for one in endpoints
+            }
+            if failures:
+                body["status"], status = "error", 503
+        await send_json(msgspec.json.encode(body), send, status=status)
 
 
 class Ready:
@@ -43,10 +54,14 @@ class Ready:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         failures = await self._runtime.router.failures()
-        backends = {name: "ok" if name not in failures else failures[name].message for name in self._runtime.slots}
+        names = dict.fromkeys(endpoint.backend_name for endpoint in self._runtime.endpoints)
+        backends = {name: "ok" if name not in failures else failures[name].message for name in names}
         ready = not self._runtime.state.draining and any(state == "ok" for state in backends.values())
         status = "draining" if self._runtime.state.draining else "ready" if ready else "unavailable"
-        body = {"status": status, "backends": backends}
+        body: dict[str, object] = {"status": status, "backends": backends}
+        ejected = {one.label: one.breaker.states() for one in self._runtime.endpoints if one.breaker.states()}
+        if ejected:  # who gets nothing now, of what, and for how many seconds more
+            body["ejected"] = ejected
         await send_json(msgspec.json.encode(body), send, status=200 if ready else 503)
 
 

@@ -61,7 +61,10 @@ def list_items(session: Session, tenant: str, conversation_id: str, page: Page) 
 
 
 def no_such_entry(after: str) -> InvalidParameter:
-    return InvalidParameter(f"no entry {after!r} in this list to continue after; start again without it", param="after")
+    return InvalidParameter(
+        f"Invalid 'after': no entry {after[:200]!r} in this list to continue after; start again without it.",
+        param="after",
+    )
 
 
 def load_item(session: Session, tenant: str, conversation_id: str, item_id: str) -> StoredItem | None:

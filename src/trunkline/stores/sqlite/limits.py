@@ -68,15 +68,16 @@ class Limits:
         if latest:
             session.executemany(sql.USE_RESPONSE, [(*key, use) for key, use in latest.items()])
 
-    def response_added(self, session: Session, tenant: str, *, remove: Remove) -> None:
-        """Makes room for a response that has just been inserted."""
+    def response_added(self, session: Session, tenant: str, added: str, *, remove: Remove) -> None:
+        """Makes room for the response `added`, which stays even where nothing else may give way: its client is about to be
+        told that it is stored."""
         count = self._responses.get(tenant, self._max) + 1
         if count > self._max:
             count = session.execute(sql.COUNT_RESPONSES, (tenant,)).fetchone()[0]
         if count > self._max:
             self.write_uses(session)
             surplus = count - self._max + self._slack
-            for (response_id,) in session.execute(sql.LEAST_USED, (tenant, surplus)).fetchall():
+            for (response_id,) in session.execute(sql.LEAST_USED, (tenant, added, surplus)).fetchall():
                 remove(session, tenant, response_id)
                 count -= 1
         self._responses[tenant] = count

@@ -99,4 +99,44 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE UNIQUE INDEX completions_in_order ON completions (tenant, position, created_at)",
     ),
+    (
+        # start_s: the unix second at which span_s seconds begin, 60 or 3600 of them. duration_N and first_N: the buckets of two
+        # histograms, see ports/usage.py.
+        """
+        CREATE TABLE usage (
+            tenant TEXT NOT NULL,
+            span_s INTEGER NOT NULL,
+            start_s INTEGER NOT NULL,
+            model TEXT NOT NULL,
+            backend TEXT NOT NULL,
+            endpoint TEXT NOT NULL,
+            operation TEXT NOT NULL,
+            requests INTEGER NOT NULL,
+            streams INTEGER NOT NULL,
+            input_tokens INTEGER NOT NULL,
+            cached_tokens INTEGER NOT NULL,
+            output_tokens INTEGER NOT NULL,
+            reasoning_tokens INTEGER NOT NULL,
+            duration_s REAL NOT NULL,
+            first_content_s REAL NOT NULL,
+            error_invalid_request INTEGER NOT NULL,
+            error_rate_limited INTEGER NOT NULL,
+            error_timeout INTEGER NOT NULL,
+            error_unavailable INTEGER NOT NULL,
+            error_server_error INTEGER NOT NULL,
+            error_cancelled INTEGER NOT NULL,
+            duration_0 INTEGER NOT NULL, duration_1 INTEGER NOT NULL, duration_2 INTEGER NOT NULL,
+            duration_3 INTEGER NOT NULL, duration_4 INTEGER NOT NULL, duration_5 INTEGER NOT NULL,
+            duration_6 INTEGER NOT NULL, duration_7 INTEGER NOT NULL, duration_8 INTEGER NOT NULL,
+            duration_9 INTEGER NOT NULL, duration_10 INTEGER NOT NULL, duration_11 INTEGER NOT NULL,
+            duration_12 INTEGER NOT NULL, duration_13 INTEGER NOT NULL, duration_14 INTEGER NOT NULL,
+            first_0 INTEGER NOT NULL, first_1 INTEGER NOT NULL, first_2 INTEGER NOT NULL,
+            first_3 INTEGER NOT NULL, first_4 INTEGER NOT NULL, first_5 INTEGER NOT NULL,
+            first_6 INTEGER NOT NULL, first_7 INTEGER NOT NULL, first_8 INTEGER NOT NULL,
+            first_9 INTEGER NOT NULL, first_10 INTEGER NOT NULL, first_11 INTEGER NOT NULL,
+            first_12 INTEGER NOT NULL, first_13 INTEGER NOT NULL, first_14 INTEGER NOT NULL,
+            PRIMARY KEY (tenant, span_s, start_s, model, backend, endpoint, operation)
+        ) WITHOUT ROWID
+        """,
+    ),
 )

@@ -40,7 +40,7 @@ def save(
         conversations.add_items(session, tenant, response.conversation_id, items)
     session.changed.add((tenant, response.id))
     if found is None or found[0]:
-        limits.response_added(session, tenant, remove=remove)
+        limits.response_added(session, tenant, response.id, remove=remove)
 
 
 def _insert(session: Session, tenant: str, response: StoredResponse, *, history: Sequence[Segment], use: int) -> None:

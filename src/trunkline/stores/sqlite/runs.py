@@ -30,7 +30,7 @@ def create(
         raise StoreError(f"run {run.id!r} was not stored: a run has the id of its response, got {response.id!r}")
     responses.save(session, run.tenant, response, limits=limits, history=history)
     session.execute(sql.INSERT_RUN, (run.tenant, run.id, run.status, run.created_at, run.request))
-    _log(session, run.tenant, run.id, events)
+    _log(session, run.tenant, run.id, events, due=0)
 
 
 def start(
@@ -42,12 +42,31 @@ def start(
     events: Sequence[LoggedEvent],
     limits: Limits,
 ) -> bool:
-    if _status(session, tenant, run_id) != "queued":
+    status, due = _state(session, tenant, run_id)
+    if status != "queued":
         return False
     session.execute(sql.START_RUN, (tenant, run_id))
     if response is not None:
         responses.save(session, tenant, response, limits=limits)
-    _log(session, tenant, run_id, events)
+    _log(session, tenant, run_id, events, due=due)
+    return True
+
+
+def requeue(
+    session: Session,
+    tenant: str,
+    run_id: str,
+    *,
+    response: StoredResponse,
+    events: Sequence[LoggedEvent],
+    limits: Limits,
+) -> bool:
+    status, due = _state(session, tenant, run_id)
+    if status != "in_progress":
+        return False
+    session.execute(sql.REQUEUE_RUN, (tenant, run_id))
+    responses.save(session, tenant, response, limits=limits)
+    _log(session, tenant, run_id, events, due=due)
     return True
 
 
@@ -61,9 +80,10 @@ def append(
     items: Sequence[StoredItem],
     limits: Limits,
 ) -> bool:
-    if _status(session, tenant, run_id) not in LIVE:
+    status, due = _state(session, tenant, run_id)
+    if status not in LIVE:
         return False
-    _log(session, tenant, run_id, events)
+    _log(session, tenant, run_id, events, due=due)
     if final is not None:
         if final.status in LIVE:
             raise StoreError(
@@ -74,25 +94,25 @@ def append(
     return True
 
 
-def _status(session: Session, tenant: str, run_id: str) -> str | None:
-    row = session.execute(sql.RUN_STATUS, (tenant, run_id)).fetchone()
-    return None if row is None else str(row[0])
+def _state(session: Session, tenant: str, run_id: str) -> tuple[str | None, int]:
+    """The run's status, None for an unknown one, and the number that its next event must have."""
+    row = session.execute(sql.RUN_STATE, (tenant, run_id)).fetchone()
+    return (None, 0) if row is None else (row[0], row[1])
 
 
-def _log(session: Session, tenant: str, run_id: str, events: Sequence[LoggedEvent]) -> None:
+def _log(session: Session, tenant: str, run_id: str, events: Sequence[LoggedEvent], *, due: int) -> None:
+    """Few statements for many events: between two of them the thread has to get hold of the interpreter again."""
     session.changed.add((tenant, run_id))
-    if not events:
-        return
-    due = session.execute(sql.NEXT_SEQUENCE, (tenant, run_id)).fetchone()[0]
     for number, event in enumerate(events, start=due):
         if event.sequence_number != number:
             raise StoreError(
                 f"events of run {run_id!r} were not stored: expected sequence number {number}, "
                 f"got {event.sequence_number}"
             )
-    session.executemany(
-        sql.INSERT_EVENT, [(tenant, run_id, event.sequence_number, event.type, event.data) for event in events]
-    )
+    for start in range(0, len(events), len(sql.INSERT_EVENTS)):
+        chunk = events[start : start + len(sql.INSERT_EVENTS)]
+        values = [value for one in chunk for value in (tenant, run_id, one.sequence_number, one.type, one.data)]
+        session.execute(sql.INSERT_EVENTS[len(chunk) - 1], values)
 
 
 def read(session: Session, tenant: str, run_id: str, *, after: int, limit: int) -> tuple[LoggedEvent, ...]:

@@ -3,6 +3,8 @@
 A statement is a constant: what a request brings is bound, and lists are bound as JSON (`json_each`) or row by row.
 """
 
+from trunkline.ports.usage import BUCKETS_S, ERROR_CLASSES
+
 BEGIN = "BEGIN IMMEDIATE"
 COMMIT = "COMMIT"
 ROLLBACK = "ROLLBACK"
@@ -46,7 +48,7 @@ LAST_USE = "SELECT coalesce(max(used), 0) FROM responses"
 COUNT_RESPONSES = "SELECT count(*) FROM responses WHERE tenant = ? AND hidden = 0"
 LEAST_USED = """
     SELECT id FROM responses
-    WHERE tenant = ? AND hidden = 0 AND status NOT IN ('queued', 'in_progress')
+    WHERE tenant = ? AND id <> ? AND hidden = 0 AND status NOT IN ('queued', 'in_progress')
     ORDER BY used LIMIT ?
 """
 EXPIRED_RESPONSES = """
@@ -67,12 +69,17 @@ CLEAR_NAMES = "DELETE FROM names WHERE tenant = ? AND response_id = ?"
 # Runs and their events.
 
 INSERT_RUN = "INSERT INTO runs (tenant, id, status, created_at, request) VALUES (?, ?, ?, ?, ?)"
-RUN_STATUS = "SELECT status FROM runs WHERE tenant = ? AND id = ?"
+RUN_STATE = """
+    SELECT status, (SELECT coalesce(max(sequence_number) + 1, 0) FROM events WHERE tenant = ?1 AND run_id = ?2)
+    FROM runs WHERE tenant = ?1 AND id = ?2
+"""
 START_RUN = "UPDATE runs SET status = 'in_progress' WHERE tenant = ? AND id = ?"
+REQUEUE_RUN = "UPDATE runs SET status = 'queued' WHERE tenant = ? AND id = ?"
 END_RUN = "UPDATE runs SET status = ?3, request = x'' WHERE tenant = ?1 AND id = ?2"
 DELETE_RUN = "DELETE FROM runs WHERE tenant = ? AND id = ?"
-NEXT_SEQUENCE = "SELECT coalesce(max(sequence_number) + 1, 0) FROM events WHERE tenant = ? AND run_id = ?"
-INSERT_EVENT = "INSERT INTO events (tenant, run_id, sequence_number, type, data) VALUES (?, ?, ?, ?, ?)"
+_INSERT_EVENT = "INSERT INTO events (tenant, run_id, sequence_number, type, data) VALUES (?, ?, ?, ?, ?)"
+INSERT_EVENTS = tuple([_INSERT_EVENT + ", (?, ?, ?, ?, ?)" * more for more in range(16)])
+"""For one event, for two, and so on."""
 READ_EVENTS = """
     SELECT sequence_number, type, data FROM events
     WHERE tenant = ? AND run_id = ? AND sequence_number > ? ORDER BY sequence_number LIMIT ?
@@ -145,6 +152,49 @@ DELETE_OLDEST_COMPLETIONS = """
         SELECT position FROM completions WHERE tenant = ?1 ORDER BY position LIMIT 1 OFFSET ?2)
 """
 DELETE_EXPIRED_COMPLETIONS = "DELETE FROM completions WHERE created_at <= ?"
+
+# Usage, by minute and by hour. Tenants are few: each is looked up by itself, so that none needs another index.
+
+_KEY = "tenant, span_s, start_s, model, backend, endpoint, operation"
+_SUMMED = (
+    *("requests", "streams", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"),
+    *("duration_s", "first_content_s"),
+    *[f"error_{name}" for name in ERROR_CLASSES],
+    *[f"duration_{bucket}" for bucket in range(len(BUCKETS_S) + 1)],
+    *[f"first_{bucket}" for bucket in range(len(BUCKETS_S) + 1)],
+)
+_ALL_TENANTS = """
+    WITH RECURSIVE tenants (tenant) AS (
+        SELECT min(tenant) FROM usage
+        UNION ALL
+        SELECT (SELECT min(usage.tenant) FROM usage WHERE usage.tenant > tenants.tenant)
+        FROM tenants WHERE tenants.tenant IS NOT NULL
+    )
+"""
+ADD_USAGE = f"""
+    INSERT INTO usage ({_KEY}, {", ".join(_SUMMED)}) VALUES ({", ".join("?" * (7 + len(_SUMMED)))})
+    ON CONFLICT ({_KEY}) DO UPDATE SET {", ".join([f"{column} = usage.{column} + excluded.{column}" for column in _SUMMED])}
+"""
+READ_USAGE = f"""
+    {_ALL_TENANTS}
+    SELECT ?2 + (start_s - ?2) / ?4 * ?4,
+           CASE WHEN ?5 THEN tenant END, CASE WHEN ?6 THEN model END, CASE WHEN ?7 THEN backend END,
+           CASE WHEN ?8 THEN endpoint END, CASE WHEN ?9 THEN operation END,
+           {", ".join([f"sum({column})" for column in _SUMMED])}
+    FROM usage
+    WHERE tenant IN (SELECT ?1 WHERE ?1 IS NOT NULL UNION ALL SELECT tenant FROM tenants WHERE ?1 IS NULL)
+      AND span_s = ?16 AND start_s >= ?2 AND start_s < ?3
+      AND (?10 IS NULL OR tenant IN (SELECT value FROM json_each(?10)))
+      AND (?11 IS NULL OR model IN (SELECT value FROM json_each(?11)))
+      AND (?12 IS NULL OR backend IN (SELECT value FROM json_each(?12)))
+      AND (?13 IS NULL OR endpoint IN (SELECT value FROM json_each(?13)))
+      AND (?14 IS NULL OR operation IN (SELECT value FROM json_each(?14)))
+    GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6 LIMIT ?15
+"""
+DELETE_USAGE = f"""
+    {_ALL_TENANTS}
+    DELETE FROM usage WHERE tenant IN (SELECT tenant FROM tenants) AND span_s = ? AND start_s < ?
+"""
 
 # The file itself. Pragmas take no parameters; the numbers are ours.
 

@@ -1,6 +1,6 @@
 """The store of one process: `ports.stores.Store` over two threads, one that writes and one that reads.
 
-Each method makes a job of a function (`responses`, `runs`, `conversations`, `completions`) and waits for it. Nothing here
+Each method makes a job of a function (`responses`, `runs`, `conversations`, `completions`, `usage`) and waits for it. Nothing here
 touches the database; what happens here is memory: who waits, what is shared, what was used. A database in memory has the
 same code, jobs and SQL, over one connection.
 """
@@ -24,7 +24,8 @@ from trunkline.ports.stores import (
     StoredResponse,
     StoredRun,
 )
-from trunkline.stores.sqlite import completions, conversations, responses, runs
+from trunkline.ports.usage import Tally, UsageKey, UsageQuery, UsageRow
+from trunkline.stores.sqlite import completions, conversations, responses, runs, usage
 from trunkline.stores.sqlite.database import BUSY_S, Database, Migrations, open_database
 from trunkline.stores.sqlite.limits import Limits
 from trunkline.stores.sqlite.lock import FileLock
@@ -179,6 +180,13 @@ class SqliteStore:
             lambda session: runs.start(session, tenant, run_id, response=response, events=events, limits=self._limits)
         )
 
+    async def requeue_run(
+        self, tenant: str, run_id: str, *, response: StoredResponse, events: Sequence[LoggedEvent]
+    ) -> bool:
+        return await self._write(
+            lambda session: runs.requeue(session, tenant, run_id, response=response, events=events, limits=self._limits)
+        )
+
     async def append_events(
         self,
         tenant: str,
@@ -256,7 +264,23 @@ class SqliteStore:
         wanted = partial(completions.list_page, model=model, metadata=metadata, cutoff=self._limits.expired_before())
         return await self._read(lambda session: wanted(session, tenant, page))
 
+    # Usage
+
+    async def add_usage(self, rows: Sequence[tuple[int, UsageKey, Tally]]) -> None:
+        await self._write(lambda session: usage.add(session, rows))
+
+    async def read_usage(self, tenant: str | None, query: UsageQuery) -> Sequence[UsageRow]:
+        return await self._read(lambda session: usage.read(session, tenant, query))
+
+    async def forget_usage(self, *, minutes_before_s: int, hours_before_s: int) -> None:
+        forget = partial(usage.forget, minutes_before_s=minutes_before_s, hours_before_s=hours_before_s)
+        await self._write(forget)
+
     # What they share
+
+    @property
+    def waiting(self) -> int:
+        return sum(worker.waiting for worker in (self._writer, self._reader) if worker is not None)
 
     async def _locked(self, path: Path) -> FileLock:
         """The file's lock, once whoever has it lets go."""

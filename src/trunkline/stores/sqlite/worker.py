@@ -115,6 +115,11 @@ class Worker:
                 self._arrived.notify()
         return job.future
 
+    @property
+    def waiting(self) -> int:
+        """Jobs that the thread has not taken yet."""
+        return len(self._waiting)
+
     async def close(self) -> None:
         """Works off what has been handed over and ends the thread. The connection stays open."""
         with self._arrived:

@@ -1,0 +1,92 @@
+"""From a client's request for a response to a call with its history: the same over HTTP and over a WebSocket."""
+
+import contextlib
+
+import msgspec
+
+from trunkline.dialects.openai_responses import ResponsesSurface
+from trunkline.engine.call import Call
+from trunkline.engine.chaining import Chained, LocalHistories
+from trunkline.engine.recording import conversation_items, stored_response
+from trunkline.model.errors import ModelNotFound, NotFound, RequestError
+from trunkline.model.ids import new_id
+from trunkline.model.request import Request
+from trunkline.server.answering import Record
+from trunkline.server.exchange import Exchange
+from trunkline.server.runtime import ResponseState, Runtime
+
+
+class Creation:
+    """Prepares responses, and keeps them."""
+
+    def __init__(self, runtime: Runtime, codec: ResponsesSurface, state: ResponseState) -> None:
+        self._runtime = runtime
+        self._codec = codec
+        self._state = state
+
+    async def turn(self, request: Request, tenant: str) -> contextlib.ExitStack:
+        """From before it is prepared until it is kept: others of its conversation wait meanwhile. Raises RateLimited."""
+        if request.conversation is None or request.store is False:
+            return contextlib.ExitStack()
+        return await self._state.chaining.turns.take(tenant, request.conversation, briefly=request.background)
+
+    async def prepare(
+        self,
+        request: Request,
+        exchange: Exchange,
+        *,
+        body: bytes,
+        session_id: str | None,
+        cache: bool | None = None,
+        local: LocalHistories | None = None,
+    ) -> tuple[Call, Chained]:
+        """The call, checked as far as can be before it is answered. `local`: histories that are in no store.
+
+        Raises RequestError.
+        """
+        runtime = self._runtime
+        if request.model is None:
+            request = msgspec.structs.replace(request, model=runtime.router.choose(None))
+        response_id = new_id("resp_", runtime.entropy)
+        missing = NotFound if runtime.profile.unknown_reference_status == 404 else RequestError
+        try:
+            chained = await self._state.chaining.prepare(
+                request, tenant=exchange.tenant, response_id=response_id, local=local
+            )
+        except RequestError as error:  # decision 28
+            if error.code != "previous_response_not_found":
+                raise
+            raise missing(error.message, code=error.code, param=error.param) from None
+        call = Call(
+            request=chained.request,
+            body=body,
+            own_items=request.items,
+            dialect=self._codec.name,
+            turn_id=response_id,
+            created_at=int(runtime.clock.now_s()),
+            request_id=exchange.request_id,
+            tenant=exchange.tenant,
+            outcome=exchange.outcome,
+            session_id=session_id,
+            own_ids=True,
+            patient=request.background,
+            cache=cache,
+        )
+        try:
+            if request.background:  # answered later, when nobody is there to be refused
+                await runtime.gateway.check(call)
+            else:
+                await runtime.router.resolve(call.request.model or "")
+        except ModelNotFound as error:  # decision 12: 404 on chat
+            raise missing(error.message, code=error.code, param="model") from None
+        return call, chained
+
+    def recorder(self, tenant: str, chained: Chained) -> Record:
+        """Keeps the final object of that response."""
+
+        async def record(data: bytes) -> None:
+            response = stored_response(data, chained)
+            items = conversation_items(response, chained)
+            await self._state.store.save_response(tenant, response, history=chained.history, items=items)
+
+        return record

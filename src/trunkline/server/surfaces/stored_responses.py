@@ -1,0 +1,125 @@
+"""What can be asked of a response after it was created: retrieve, resume, cancel, delete, list its input."""
+
+import msgspec
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from trunkline.model.errors import InvalidParameter, NotFound, RequestError
+from trunkline.ports.stores import Store, StoredResponse
+from trunkline.server.exchange import exchange_of, header, header_text
+from trunkline.server.json_response import send_json
+from trunkline.server.listing import Entry, listing, paged
+from trunkline.server.log_stream import stream_log
+from trunkline.server.query import flag_of, integer_of, page_of, query_of
+from trunkline.server.runtime import ResponseState, Runtime
+
+_DIGITS = 18
+"""Of a sequence number at most; a last event id that is longer is none of ours."""
+_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class _WithId(msgspec.Struct):
+    id: str
+
+
+_ITEM_ID = msgspec.json.Decoder(_WithId)
+
+
+class RetrieveResponse:
+    """GET and DELETE /v1/responses/{id}."""
+
+    def __init__(self, runtime: Runtime, state: ResponseState) -> None:
+        self._runtime = runtime
+        self._state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        tenant, response_id = exchange_of(scope).tenant, scope["path_params"]["id"]
+        if scope["method"] == "DELETE":
+            await self._state.runs.cancel(tenant, response_id)
+            if not await self._state.store.delete_response(tenant, response_id):
+                raise not_found(response_id)
+            self._state.runs.forget(tenant, response_id)
+            await send_json(msgspec.json.encode({"id": response_id, "object": "response", "deleted": True}), send)
+            return
+        query, last_id = query_of(scope), header(scope, b"last-event-id")
+        response = await load(self._state.store, tenant, response_id)
+        streamed = flag_of(query, "stream")
+        after = _resume_after(response, query, last_id, streamed=streamed)
+        if streamed:
+            frames = self._state.runs.frames(tenant, response_id, after=after)
+            await stream_log(frames, self._runtime, exchange_of(scope), receive, send)
+        else:
+            await send_json(response.object, send)
+
+
+def _resume_after(response: StoredResponse, query: dict[str, str], last_id: bytes | None, *, streamed: bool) -> int:
+    """The sequence number after which to stream, -1 for all; `starting_after` counts before `Last-Event-ID`. Raises
+    InvalidParameter for what cannot be streamed again."""
+    named = "starting_after" if "starting_after" in query else "Last-Event-ID" if last_id else None
+    if (streamed or named) and not response.background:
+        raise InvalidParameter(
+            f"Response '{response.id}' was not created in the background; only those can be streamed again. "
+            "Retrieve it without 'stream', 'starting_after' and 'Last-Event-ID'.",
+            param=named or "stream",
+        )
+    if named and not streamed:
+        raise InvalidParameter(f"'{named}' needs 'stream=true': it says where a stream goes on.", param=named)
+    if named == "Last-Event-ID" and last_id:
+        if not (last_id.isdigit() and len(last_id) <= _DIGITS):
+            shown = header_text(last_id.decode("latin-1")).decode()
+            raise InvalidParameter(
+                f"Invalid 'Last-Event-ID': expected the sequence number of an event, got '{shown}'.", param=named
+            )
+        return int(last_id)
+    return integer_of(query, "starting_after", -1, low=-1)
+
+
+class CancelResponse:
+    """POST /v1/responses/{id}/cancel: idempotent; the unchanged object for one that has ended (decision 36)."""
+
+    def __init__(self, state: ResponseState) -> None:
+        self._state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        tenant, response_id = exchange_of(scope).tenant, scope["path_params"]["id"]
+        response = await load(self._state.store, tenant, response_id)
+        if not response.background:
+            raise RequestError(
+                f"Response '{response_id}' was not created in the background; only those can be cancelled.",
+                code="cannot_cancel",
+            )
+        if await self._state.runs.cancel(tenant, response_id):
+            response = await load(self._state.store, tenant, response_id)
+        await send_json(response.object, send)
+
+
+class ListInputItems:
+    """GET /v1/responses/{id}/input_items."""
+
+    def __init__(self, state: ResponseState) -> None:
+        self._state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await load(self._state.store, exchange_of(scope).tenant, scope["path_params"]["id"])
+        page = page_of(scope)
+        entries = [Entry(_ITEM_ID.decode(item).id, bytes(item)) for item in _ITEMS.decode(response.input)]
+        await send_json(listing(paged(entries, page), limit=page.limit), send)
+
+
+async def load(store: Store, tenant: str, response_id: str) -> StoredResponse:
+    response = await store.load_response(tenant, response_id)
+    if response is None:
+        raise not_found(response_id)
+    return response
+
+
+def not_found(response_id: str) -> NotFound:
+    return NotFound(f"Response with id '{response_id[:200]}' not found.", code="response_not_found")
+
+
+def routes(runtime: Runtime, state: ResponseState) -> list[BaseRoute]:
+    return [
+        Route("/v1/responses/{id}", RetrieveResponse(runtime, state), methods=["GET", "DELETE"]),
+        Route("/v1/responses/{id}/cancel", CancelResponse(state), methods=["POST"]),
+        Route("/v1/responses/{id}/input_items", ListInputItems(state), methods=["GET"]),
+    ]

@@ -1,0 +1,154 @@
+"""The ollama_chat dialect against its golden cases, each operation in the way a backend or a surface uses it."""
+
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+import pytest
+
+from tests.wire.golden import Case, check, decode_answer, find_cases, pretty, read_events, write_error
+from trunkline.config.profiles import Profile
+from trunkline.dialects.ollama_chat import (
+    OllamaBackend,
+    OllamaChatSurface,
+    OllamaGenerateSurface,
+    asks_to_load,
+    listings,
+)
+from trunkline.dialects.openai_chat import ChatSurface
+from trunkline.model.errors import ErrorInfo, RequestError, TrunklineError
+from trunkline.model.events import Event, TurnStarted
+from trunkline.model.grammar import Grammar
+from trunkline.model.request import Request
+from trunkline.model.turn import fold
+
+FALLBACK = TurnStarted("chatcmpl-fallback", "fallback-model", 1700000000)
+BACKEND = OllamaBackend()
+
+
+def surface(case: Case) -> OllamaChatSurface | OllamaGenerateSurface:
+    """The surface of the case's folder, in an exchange that has lasted `elapsed_ns` so far."""
+    elapsed_ns = int(case.settings.get("elapsed_ns", "0"))
+    kind = OllamaGenerateSurface if "generate" in case.operation else OllamaChatSurface
+    return kind(elapsed_ns=lambda: elapsed_ns)
+
+
+def asked(case: Case) -> Request:
+    return Request(model=case.settings.get("model"), items=(), stream=True)
+
+
+def decode_request(case: Case) -> str:
+    codec = surface(case)
+    try:
+        request = codec.decode_request(case.data)
+    except RequestError as error:
+        return f"raises {type(error).__name__} {error.status} {error.param}\n{pretty(codec.encode_error(error.info()))}"
+    loads = asks_to_load(request)
+    return pretty(msgspec.json.encode(request)) + (f"asks to {loads}\n" if loads else "")
+
+
+def checked_events(case: Case) -> list[Event]:
+    events = read_events(case.given)
+    grammar = Grammar()
+    for event in events:
+        grammar.feed(event)
+    return events
+
+
+def encode_stream(case: Case) -> str:
+    encoder = surface(case).encoder(asked(case))
+    return b"".join([encoder.feed(event) for event in checked_events(case)]).decode()
+
+
+def encode_turn(case: Case) -> str:
+    try:
+        return pretty(surface(case).encode_turn(fold(checked_events(case)), asked(case)))
+    except TrunklineError as error:
+        return write_error(error)
+
+
+def encode_request(case: Case) -> str:
+    """A client of this dialect (`client: ollama_chat`), or of OpenAI's."""
+    codec = surface(case) if case.settings.get("client") == "ollama_chat" else ChatSurface(Profile())
+    request = codec.decode_request(case.data)
+    try:
+        return pretty(BACKEND.encode_request(request, model=case.settings["backend_model"]))
+    except TrunklineError as error:
+        return write_error(error)
+
+
+def forward_body(case: Case) -> str:
+    body = case.data.removesuffix(b"\n")
+    request = surface(case).decode_request(body)
+    return (
+        BACKEND.forward_body(body, request, model=case.settings["backend_model"], own_items=request.items).decode()
+        + "\n"
+    )
+
+
+def decode_error(case: Case) -> str:
+    return write_error(BACKEND.decode_error(int(case.settings["status"]), case.data))
+
+
+def encode_error(case: Case) -> str:
+    return surface(case).encode_error(msgspec.json.decode(case.given, type=ErrorInfo)).decode() + "\n"
+
+
+def read_models(case: Case) -> str:
+    read = listings.read_ps if case.settings["path"] == "/api/ps" else listings.read_tags
+    try:
+        cards = read(case.data)
+    except TrunklineError as error:
+        return write_error(error)
+    return "".join(f"{msgspec.json.encode(card).decode()}\n" for card in cards)
+
+
+WRITERS: dict[str, Callable[[list[listings.ModelCard]], bytes]] = {
+    "/api/tags": listings.write_tags,
+    "/api/ps": listings.write_ps,
+    "/api/show": lambda cards: listings.write_show(cards[0]),
+}
+
+
+def write_models(case: Case) -> str:
+    cards = [msgspec.json.decode(line, type=listings.ModelCard) for line in case.given.splitlines()]
+    return pretty(WRITERS[case.settings["path"]](cards))
+
+
+def decode_embed(case: Case) -> str:
+    try:
+        return pretty(msgspec.json.encode(listings.decode_embed(case.data)))
+    except RequestError as error:
+        return f"raises {type(error).__name__} {error.status} {error.param}\n"
+
+
+OPERATIONS: dict[str, Callable[[Case], str]] = {
+    "decode_body": partial(decode_answer, BACKEND, FALLBACK),
+    "decode_embed": decode_embed,
+    "decode_error": decode_error,
+    "decode_generate_request": decode_request,
+    "decode_request": decode_request,
+    "decode_stream": partial(decode_answer, BACKEND, FALLBACK),
+    "encode_error": encode_error,
+    "encode_generate_stream": encode_stream,
+    "encode_generate_turn": encode_turn,
+    "encode_request": encode_request,
+    "encode_stream": encode_stream,
+    "encode_turn": encode_turn,
+    "forward_body": forward_body,
+    "read_models": read_models,
+    "write_models": write_models,
+}
+CASES = list(find_cases("ollama_chat", *OPERATIONS))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.operation}/{case.path.stem}")
+def test_case(case: Case) -> None:
+    check(case, OPERATIONS[case.operation](case))
+
+
+def test_every_operation_has_cases_and_every_case_an_operation() -> None:
+    found = {case.operation for case in CASES}
+    assert found == set(OPERATIONS)
+    folders = {path.parent.name for path in (CASES[0].path.parent.parent).glob("*/*.txt")}
+    assert folders == set(OPERATIONS)
