@@ -1,7 +1,7 @@
 """From a configuration to an application: the one place that knows every part."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +12,7 @@ from trunkline.config.schema import Backend as Settings
 from trunkline.config.schema import BackendSettings, Config, HttpSettings
 from trunkline.dialects.openai_chat import ChatSurface
 from trunkline.dialects.openai_responses import ResponsesSurface
+from trunkline.engine.approvals import ApprovalRegistry
 from trunkline.engine.cache import AnswerCache
 from trunkline.engine.chaining import Chaining
 from trunkline.engine.gateway import Gateway
@@ -52,17 +53,28 @@ from trunkline.telemetry.usage import UsageMeter
 
 
 def assemble(
-    config: Config, *, base_dir: Path, clock: Clock | None = None, entropy: Entropy | None = None
+    config: Config,
+    *,
+    base_dir: Path,
+    agents: Mapping[str, object] = {},
+    clock: Clock | None = None,
+    entropy: Entropy | None = None,
 ) -> Application:
-    """The application for a configuration. Relative paths in it are relative to `base_dir`. Raises ConfigError."""
+    """The application for a configuration. Raises ConfigError.
+
+    Args:
+        base_dir: what relative paths in the configuration are relative to.
+        agents: by the name of their backend, what an embedding program has at hand instead of a target.
+    """
     clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
     profile = profile_named(config.server.profile)
-    backends = build_endpoints(config, base_dir=base_dir, clock=clock, entropy=entropy)
+    backends = build_endpoints(config, base_dir=base_dir, agents=agents, clock=clock, entropy=entropy)
     endpoints = tuple([endpoint for of_backend in backends.values() for endpoint in of_backend])
     catalog, balancer = Catalog(endpoints, clock=clock), Balancer()
     router = Router(backends, config.models, catalog, default_model=config.server.default_model)
     cache = _answer_cache(config, base_dir=base_dir, clock=clock, entropy=entropy)
-    gateway = _gateway(router, balancer, cache, profile, clock=clock, entropy=entropy)
+    approvals = ApprovalRegistry()
+    gateway = _gateway(router, balancer, cache, approvals, profile, clock=clock, entropy=entropy)
     store = sqlite.build(config.store, base_dir=base_dir, clock=clock)
     chaining = Chaining(store)
     responses_codec = ResponsesSurface(profile, now=clock.now_s)
@@ -83,6 +95,7 @@ def assemble(
         state=State(),
         accounts=accounts,
         cache=cache,
+        approvals=approvals,
     )
     chat, ollama_errors = ChatSurface(profile), ollama.OllamaErrors()
     operating = OperationGateway(router, balancer, endpoints, clock=clock, entropy=entropy)
@@ -137,12 +150,20 @@ def _routes(
 
 
 def _gateway(
-    router: Router, balancer: Balancer, cache: AnswerCache, profile: Profile, *, clock: Clock, entropy: Entropy
+    router: Router,
+    balancer: Balancer,
+    cache: AnswerCache,
+    approvals: ApprovalRegistry,
+    profile: Profile,
+    *,
+    clock: Clock,
+    entropy: Entropy,
 ) -> Gateway:
     return Gateway(
         router,
         balancer,
         cache,
+        approvals,
         clock=clock,
         entropy=entropy,
         # A profile that spaces its JSON needs every frame written anew; bytes of an upstream would not be.
@@ -157,7 +178,7 @@ def _answer_cache(config: Config, *, base_dir: Path, clock: Clock, entropy: Entr
 
 
 def build_endpoints(
-    config: Config, *, base_dir: Path, clock: Clock, entropy: Entropy
+    config: Config, *, base_dir: Path, clock: Clock, entropy: Entropy, agents: Mapping[str, object] = {}
 ) -> dict[str, tuple[Endpoint, ...]]:
     """Every configured backend's endpoints, built but not started."""
     return {
@@ -172,7 +193,8 @@ def build_endpoints(
                             base_dir=base_dir,
                             clock=clock,
                             entropy=entropy,
-                            model_name=config.server.model_name,
+                            model_name=config.server.model_name or (name if name in agents else None),
+                            agent=agents.get(name),
                         ),
                     ),
                     clock=clock,

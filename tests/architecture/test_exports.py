@@ -23,7 +23,7 @@ PUBLIC: dict[str, str] = {
     "trunkline.dialects.openai_chat": "EXPRESSIBLE ChatBackend ChatSurface NAME",
     "trunkline.model.errors": """
         AgentError AgentIncomplete AuthenticationError BackendError BackendProtocolError BackendRateLimited
-        BackendRejected BackendTimeout BackendUnavailable ConfigError ErrorInfo InternalError InvalidParameter Level
+        BackendRejected BackendTimeout BackendUnavailable ConfigError Conflict ErrorInfo InternalError InvalidParameter Level
         MethodNotAllowed ModelNotFound NotFound PayloadTooLarge PermissionDenied RateLimited RequestError StoreError
         TrunklineError TurnFailure UnsupportedMediaType UnsupportedParameter""",
     "trunkline.model.events": """
@@ -42,8 +42,9 @@ PUBLIC: dict[str, str] = {
     "trunkline.model.turn": "ChoiceEnd Fold OpenItem Turn TurnItem fold terminal_for",
     "trunkline.model.usage": "Usage",
     "trunkline.plugins": "BACKENDS BackendPlugin EMBEDDER build_backend build_embedder",
+    "trunkline.ports.approvals": "Approvals CHOICES DENY Question",
     "trunkline.ports.backend": """
-        Backend BackendSetup Capabilities Compacted Compactor Context EventBatch ModelFile ModelInfo PartKind Probe Relay
+        Backend BackendSetup Capabilities Checkable Compacted Compactor Context EventBatch ModelFile ModelInfo PartKind Probe Relay
         RelayAnswer RelayBatch SAMPLING_HINTS TokenCounter stop""",
     "trunkline.ports.runtime": "Clock Entropy SystemClock SystemEntropy",
 }

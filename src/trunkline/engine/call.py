@@ -16,6 +16,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     the answer carries our id and time, never those of an upstream, so it is never relayed. `patient`: it may wait for a slot in a
     queue of any length. `cache`: whether a kept answer will do and this one may be kept; None: as its model says. `admitted` is
     awaited once a backend has a slot for it, and before anything is asked of that backend; a fallback may have it awaited again.
+    `shows_approvals`: whether the surface's streams can show an agent's questions.
     """
 
     request: Request
@@ -32,3 +33,4 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     patient: bool = False
     cache: bool | None = None
     admitted: Callable[[], Awaitable[None]] | None = None
+    shows_approvals: bool = True

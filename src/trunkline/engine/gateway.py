@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
+from trunkline.engine.approvals import ApprovalRegistry, Asker
 from trunkline.engine.attempt import Attempt
 from trunkline.engine.cache import AnswerCache
 from trunkline.engine.cache_flight import Source
@@ -59,6 +60,7 @@ class Gateway:
         router: Router,
         balancer: Balancer,
         cache: AnswerCache,
+        approvals: ApprovalRegistry,
         *,
         clock: Clock,
         entropy: Entropy,
@@ -67,6 +69,7 @@ class Gateway:
     ) -> None:
         self._router = router
         self._cache = cache
+        self._approvals = approvals
         self._failover = Failover(router, balancer)
         self._clock = clock
         self._entropy = entropy
@@ -180,6 +183,15 @@ class Gateway:
         lease.release()
 
     def _context(self, call: Call, lease: Lease) -> Context:
+        seen = call.request.background or (call.request.stream and call.shows_approvals)
+        asker = Asker(
+            tenant=call.tenant,
+            turn_id=call.turn_id,
+            session_id=call.session_id,
+            backend=lease.endpoint.backend_name,
+            request_id=call.request_id,
+            visible=seen,
+        )
         return Context(
             turn_id=call.turn_id,
             created_at=call.created_at,
@@ -189,6 +201,7 @@ class Gateway:
             entropy=self._entropy,
             tenant=call.tenant,
             session_id=call.session_id,
+            approvals=self._approvals.of_turn(asker),
             body=call.body,
             body_dialect=call.dialect,
             own_items=call.own_items,

@@ -9,6 +9,7 @@
     │   ├── NotFound                              404
     │   │   └── ModelNotFound                     404     code model_not_found
     │   ├── MethodNotAllowed                      405
+    │   ├── Conflict                              409     the request is fine, what it meets is not in that state
     │   ├── PayloadTooLarge                       413
     │   ├── UnsupportedMediaType                  415
     │   └── RateLimited                           429     rate_limit_error, with Retry-After
@@ -141,6 +142,13 @@ class MethodNotAllowed(RequestError):
     def __init__(self, message: str, *, allow: tuple[str, ...]) -> None:
         super().__init__(message)
         self.allow = allow
+
+
+class Conflict(RequestError):
+    """The request is fine in itself, but what it meets is in another state; `code` says which."""
+
+    status = 409
+    default_code = "conflict"
 
 
 class PayloadTooLarge(RequestError):

@@ -22,6 +22,7 @@ from trunkline.model.ids import Entropy
 from trunkline.model.items import Item
 from trunkline.model.request import Request
 from trunkline.model.usage import Usage
+from trunkline.ports.approvals import Approvals
 from trunkline.ports.runtime import Clock
 
 EventBatch = Sequence[Event]
@@ -47,13 +48,17 @@ SAMPLING_HINTS = frozenset(
 
 
 class BackendSetup(msgspec.Struct, frozen=True, kw_only=True):
-    """What every backend's factory gets beside its settings. `base_dir` is what relative paths are relative to."""
+    """What every backend's factory gets beside its settings. `base_dir` is what relative paths are relative to.
+
+    `agent` is what answers, where a program that embeds us has it; the settings then name nothing that is loaded.
+    """
 
     name: str
     base_dir: Path
     clock: Clock
     entropy: Entropy
     model_name: str | None = None
+    agent: object = None
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +118,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
     `backend_model` is the name to use towards the answerer; `request.model` is what the client asked for. `body` is the
     client's request as it came, in `body_dialect`, and `own_items` what its items were read as: the request may hold others, such
-    as those of the turns before it.
+    as those of the turns before it. `approvals` asks people in the name of this turn; None: there is nobody to ask.
     """
 
     turn_id: str
@@ -125,6 +130,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str = "default"
     session_id: str | None = None
     memory_key: str | None = None
+    approvals: Approvals | None = None
     body: bytes | None = None
     body_dialect: str | None = None
     own_items: tuple[Item, ...] = ()
@@ -190,6 +196,15 @@ class Relay(Protocol):
         Gives events instead where the upstream's answer is not of the kind the client asked for (JSON for a stream, say).
         Raises BackendError for everything that is not a 2xx answer.
         """
+        ...
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """A backend that can say, without being started, whether it could be."""
+
+    def check(self) -> None:
+        """Raises ConfigError."""
         ...
 
 

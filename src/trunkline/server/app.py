@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trunkline.engine.runs import Runs
-from trunkline.ports.backend import Backend
+from trunkline.ports.backend import Backend, Checkable
 from trunkline.ports.stores import Store
 from trunkline.routing.catalog import Catalog
 from trunkline.server.errors import ErrorsFor
@@ -50,7 +50,7 @@ class Application:
         self._runs = runs
         self._access_log = access_log
         self._lag = lag
-        self._router = Router(routes=routes, redirect_slashes=False, default=_no_route, lifespan=self._lifespan)
+        self._router = Router(routes=routes, redirect_slashes=False, default=_no_route, lifespan=lambda _app: self.running())
         inner: ASGIApp = Authentication(self._router, tenants_by_digest(runtime.settings), runtime.profile)
         inner = Cors(inner, runtime.settings.cors_origins)
         self._edge = Edge(inner, runtime, errors=errors, accounts=accounts)
@@ -84,6 +84,7 @@ class Application:
     def drain(self) -> None:
         """The server has been told to leave: it is no longer ready, what is in flight goes on."""
         self.runtime.state.drain()
+        self.runtime.approvals.drain()
         self._runs.drain()
 
     def abort(self) -> None:
@@ -91,8 +92,15 @@ class Application:
         self.runtime.state.abort()
         self._runs.abort()
 
+    def check(self) -> None:
+        """Raises ConfigError for a backend that could not be started, as far as it can tell before that."""
+        for backend in self._backends:
+            if isinstance(backend, Checkable):
+                backend.check()
+
     @asynccontextmanager
-    async def _lifespan(self, app: object) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
+        """Everything is started, and closed in the end."""
         async with AsyncExitStack() as stack:
             if self._access_log is not None:
                 stack.callback(self._access_log.close)

@@ -8,6 +8,7 @@ import msgspec
 
 from trunkline.config.profiles import Profile
 from trunkline.config.schema import ServerSettings
+from trunkline.engine.approvals import ApprovalRegistry
 from trunkline.engine.cache import AnswerCache
 from trunkline.engine.chaining import Chaining
 from trunkline.engine.gateway import Gateway
@@ -63,6 +64,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     accounts: Accounts
     cache: AnswerCache
+    approvals: ApprovalRegistry
 
 
 class ResponseState(msgspec.Struct, frozen=True):

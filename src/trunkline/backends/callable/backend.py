@@ -161,4 +161,4 @@ class PythonBackend:
 
 
 def build(settings: PythonSettings, setup: BackendSetup) -> PythonBackend:
-    return PythonBackend(settings, setup)
+    return PythonBackend(settings, setup, agent=setup.agent)

@@ -99,6 +99,7 @@ class Turns:
             outcome=exchange.outcome,
             session_id=session_id_of(scope, runtime.profile),
             cache=cached if asked is None else asked,
+            shows_approvals=False,
         )
         reason = asks_to_load(request)
         if reason is not None and not await self._loads(call):
