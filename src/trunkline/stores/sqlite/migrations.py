@@ -139,4 +139,41 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID
         """,
     ),
+    (
+        # position: in the order they were made. used: as of responses. items and size_bytes: of all its items together.
+        """
+        CREATE TABLE sessions (
+            tenant TEXT NOT NULL,
+            id TEXT NOT NULL,
+            position INTEGER NOT NULL,
+            used INTEGER NOT NULL,
+            created_at INTEGER NOT NULL,
+            updated_at INTEGER NOT NULL,
+            items INTEGER NOT NULL,
+            size_bytes INTEGER NOT NULL,
+            parent_id TEXT,
+            title TEXT,
+            metadata BLOB NOT NULL,
+            PRIMARY KEY (tenant, id)
+        ) WITHOUT ROWID
+        """,
+        "CREATE UNIQUE INDEX sessions_in_order ON sessions (tenant, position)",
+        "CREATE INDEX sessions_by_use ON sessions (tenant, used, updated_at)",
+        # turn: what came together, and goes together when a session is too long.
+        """
+        CREATE TABLE session_items (
+            tenant TEXT NOT NULL,
+            session_id TEXT NOT NULL,
+            position INTEGER NOT NULL,
+            turn INTEGER NOT NULL,
+            size_bytes INTEGER NOT NULL,
+            id TEXT NOT NULL,
+            data BLOB NOT NULL,
+            PRIMARY KEY (tenant, session_id, position)
+        )
+        """,
+        "CREATE UNIQUE INDEX session_items_by_id ON session_items (tenant, session_id, id)",
+        # The session of a turn, so that those that continue it stay in it.
+        "ALTER TABLE responses ADD COLUMN session_id TEXT",
+    ),
 )
