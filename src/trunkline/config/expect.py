@@ -25,7 +25,7 @@ NOT_YET = frozenset(
         "command",                                                                          # backend types
         "anthropic_messages", "vllm", "sglang", "llama_cpp",  # dialects
         "preset", "hold_s", "tokenizer",                               # backend settings
-        "hermes", "nanobot", "nomyo", "claude-agent", "atropos",                            # profiles
+        "claude-agent", "atropos",                                                          # profiles
     }
 )  # fmt: skip
 """Names that trunkline's design knows and this version does not have: the message says so, rather than "unknown"."""

@@ -10,6 +10,9 @@ from typing import Literal
 import msgspec
 
 from trunkline.model.errors import ConfigError
+from trunkline.model.request import ToolEvents
+
+_OPEN = frozenset({"/health", "/health/detailed", "/health/ready", "/v1/health"})
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,9 +22,36 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         json_spacing: JSON in streams is written `"key": value` instead of `"key":value`.
         error_style: `openai` is `{"error": {message, type, param, code}}`; `plain` is `{"error": type, "detail": message}`.
         platform_name: What `/health` gives as `platform`; absent: the key is left out.
+        own_name: Name of what is this server's own on the wire: its events in chat streams (`NAME.tool.progress`), the member with
+            what an answer's API has no word for (`NAME`), the headers that go with that (`x-NAME-completed`).
         session_header: Request and response header that carries the session id.
+        memory_key_header: Request and response header that carries the key of an agent's long-term memory.
         done_sentinel: `[DONE]` follows the last event of a stream of the Responses API.
         usage_details: The usage of a response always has its details, 0 where unknown; otherwise as far as they are known.
+        chat_usage: `known`: a chat completion has its usage where somebody counted, a stream in a last chunk where the client asks
+            for it. `always`: a whole one always has it, 0 where unknown. `finish`: so has the last chunk with a finish reason.
+        tool_events: What chat streams show of the tools that an agent runs itself, unless the client or `server.tool_events` says
+            otherwise: nothing (`off`), named events (`events`), or lines of reasoning (`reasoning`).
+        tool_event_shape: `chunk` is a chunk without choices that has the members of the event; `bare` is
+            `{tool, emoji, label, toolCallId, status}`.
+        tool_output_lists: In streams of the Responses API the output of a tool is a list of parts, not a string.
+        early_status: The head of a chat stream is sent once the request is found right, before the backend has said anything.
+        single_message: A chat request has exactly one message, of the user; the rest of the conversation is the agent's.
+        remote_images: An image may be named by a URL; otherwise it has to be in the request, as a `data:` URL.
+        chat_forms: A chat request may also be a form: `message`, `files`, `session_id`, `model`.
+        model_choice: `known`: a model has to be named, unless there is a default, and known. `first`: without a name and a default
+            the first model answers. `any`: and a name that is unknown is answered by the same.
+        agent_name: What the only Python agent is called where `server.model_name` does not say; absent: by its target.
+        owned_by: `owned_by` of models whose backend names no owner.
+        model_lineage: Models are listed with `permission`, `root` and `parent`.
+        unknown_model_status: Status of a chat request for an unknown model.
+        capabilities_object: `object` of `/v1/capabilities`.
+        ignores_tools: Tools that a client declares to an agent that has no use for them are ignored, and named in
+            `x-trunkline-ignored`; otherwise they are refused.
+        inherits_instructions: A response without `instructions` has those of the response it continues.
+        max_messages: With `truncation: "auto"` the conversation is also cut to this many messages; absent: only to the context.
+        max_responses: `store.max_responses`, where the file does not say.
+        min_key_characters: Shortest API key with which the server listens on more than loopback.
         unknown_reference_status: Status of a response asked of an unknown model, or after an unknown response.
         open_paths: What needs no key.
         key_parameter: Query parameter that may carry the key in place of the header; absent: none.
@@ -37,11 +67,32 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     json_spacing: bool = False
     error_style: Literal["openai", "plain"] = "openai"
     platform_name: str | None = None
+    own_name: str = "trunkline"
     session_header: str = "x-session-id"
+    memory_key_header: str = "x-session-key"
     done_sentinel: bool = True
     usage_details: bool = True
+    chat_usage: Literal["known", "always", "finish"] = "known"
+    tool_events: ToolEvents = "off"
+    tool_event_shape: Literal["chunk", "bare"] = "chunk"
+    tool_output_lists: bool = False
+    early_status: bool = False
+    single_message: bool = False
+    remote_images: bool = True
+    chat_forms: bool = False
+    model_choice: Literal["known", "first", "any"] = "known"
+    agent_name: str | None = None
+    owned_by: str = "trunkline"
+    model_lineage: bool = False
+    unknown_model_status: Literal[400, 404] = 404
+    capabilities_object: str = "trunkline.capabilities"
+    ignores_tools: bool = False
+    inherits_instructions: bool = False
+    max_messages: int | None = None
+    max_responses: int = 10_000
+    min_key_characters: int = 1
     unknown_reference_status: Literal[400, 404] = 400
-    open_paths: frozenset[str] = frozenset({"/health", "/health/ready", "/v1/health"})
+    open_paths: frozenset[str] = _OPEN
     key_parameter: str | None = None
     wrong_key_status: Literal[401, 403] = 401
     auth_errors: Literal["openai", "detail"] = "openai"
@@ -64,6 +115,41 @@ PROFILES = MappingProxyType(
             health="endpoints",
             cache_member="nomyo",
             lightens_requests=True,
+        ),
+        "hermes": Profile(
+            json_spacing=True,
+            platform_name="hermes-agent",
+            own_name="hermes",
+            session_header="x-hermes-session-id",
+            memory_key_header="x-hermes-session-key",
+            done_sentinel=False,
+            chat_usage="finish",
+            tool_events="events",
+            tool_event_shape="bare",
+            tool_output_lists=True,
+            model_choice="any",
+            agent_name="hermes-agent",
+            owned_by="hermes",
+            model_lineage=True,
+            capabilities_object="hermes.api_server.capabilities",
+            ignores_tools=True,
+            inherits_instructions=True,
+            max_messages=100,
+            max_responses=100,
+            min_key_characters=16,
+            unknown_reference_status=404,
+        ),
+        "nanobot": Profile(
+            json_spacing=True,
+            chat_usage="always",
+            early_status=True,
+            single_message=True,
+            remote_images=False,
+            chat_forms=True,
+            model_choice="first",
+            agent_name="nanobot",
+            owned_by="nanobot",
+            unknown_model_status=400,
         ),
     }
 )

@@ -75,6 +75,9 @@ class JsonSchema(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 ResponseFormat = Literal["text", "json_object"] | JsonSchema
 
+ToolEvents = Literal["off", "events", "reasoning"]
+"""What a chat stream shows of the tools that run behind it."""
+
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One turn's request. None means the client did not say.
@@ -88,6 +91,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     instructions: str | None = None
     stream: bool = False
     include_usage: bool = False
+    tool_events: ToolEvents | None = None
 
     temperature: float | None = None
     top_p: float | None = None

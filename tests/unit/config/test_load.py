@@ -152,8 +152,8 @@ WRONG_FILES = {
         "server.profile: unknown profile 'opanai' (did you mean 'openai'?)",
     ),
     "profile_of_a_later_version": (
-        '[server]\nprofile = "hermes"\n' + LOCAL,
-        "'hermes' is not in this version of trunkline",
+        '[server]\nprofile = "atropos"\n' + LOCAL,
+        "'atropos' is not in this version of trunkline",
     ),
     "no_backend": ("[server]\n", "config trunkline.toml: backends: nothing is configured to answer"),
     "backend_without_type": (
@@ -351,7 +351,7 @@ def test_the_key_variable_replaces_the_list_and_opens_any_host(tmp_path: Path) -
     [
         ({"TRUNKLINE_PORT": "x"}, {}, "TRUNKLINE_PORT: expected an integer from 0 to 65535, got the string 'x'"),
         ({"TRUNKLINE_PORT": "7"}, {"--port": "-1"}, "--port: expected an integer from 0 to 65535, got -1"),
-        ({}, {"--profile": "x"}, "--profile: unknown profile 'x'; known: 'nomyo', 'openai'"),
+        ({}, {"--profile": "x"}, "--profile: unknown profile 'x'; known: 'hermes', 'nanobot', 'nomyo', 'openai'"),
         ({}, {"--host": "0.0.0.0"}, "--host: '0.0.0.0' can be reached from other machines"),
         ({"TRUNKLINE_API_KEY": "a b"}, {}, "TRUNKLINE_API_KEY: contains spaces"),
         ({"TRUNKLINE_LOG_LEVEL": "loud"}, {}, "TRUNKLINE_LOG_LEVEL: unknown value 'loud'"),
