@@ -1,6 +1,7 @@
 """The event log of runs as readers get it: frames, made once for all of them.
 
-What has been committed is framed when it is published, and every reader writes the same bytes. Of a run that is alive the last
+A log has several kinds of readers: what is an event of a response to one is an event of a run to another. Each kind brings its own
+way to write an event (`FrameOf`), and what it has written is kept for all readers of that kind. Of a run that is alive the last
 WINDOW_BYTES stay at hand (`RunLog`); who is further behind, or comes after the end, reads pages of the store (`LogPages`). A page
 that can no longer grow is kept, up to a number of bytes, so that a thousand readers of one log cost one query for each page.
 Events are published after the store has them: a reader never sees what a crash could take back.
@@ -9,46 +10,58 @@ Events are published after the store has them: a reader never sees what a crash 
 import asyncio
 from array import array
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from trunkline.ports.stores import LoggedEvent, RunStore
 
-WINDOW_BYTES = 262_144
+WINDOW_BYTES = 196_608
 PAGE_EVENTS = 512
 MAX_KEPT_BYTES = 16_000_000
 PAGE_COST_BYTES = 500
+EVENT_COST_BYTES = 150
+"""What an event at hand costs beside its data."""
 
-FrameOf = Callable[[tuple[str, bytes]], bytes]
+FrameOf = Callable[[str, LoggedEvent], bytes]
+"""An event of the run of that id, as one kind of reader gets it; empty where that kind is told nothing."""
 _PageKey = tuple[str, str, int]
 
 
 class Frames:
-    """Consecutive events, from sequence number `first` on, as the bytes that readers get."""
+    """Consecutive events of a run, from sequence number `first` on."""
 
-    __slots__ = ("_ends", "data", "first")
+    __slots__ = ("_framed", "_run_id", "events", "first", "size_bytes")
 
-    def __init__(self, events: Sequence[LoggedEvent], frame: FrameOf) -> None:
-        """Every event carries its number as the SSE id, so that a client that reconnects resumes by itself."""
-        pieces = [b"id: %d\n%b" % (one.sequence_number, frame((one.type, one.data))) for one in events]
+    def __init__(self, run_id: str, events: Sequence[LoggedEvent]) -> None:
+        self._run_id = run_id
+        self._framed: dict[FrameOf, tuple[bytes, array[int]]] = {}
+        self.events = events
         self.first = events[0].sequence_number
-        self.data = b"".join(pieces)
-        self._ends = array("Q")
-        end = 0
-        for piece in pieces:
-            end += len(piece)
-            self._ends.append(end)
+        self.size_bytes = sum([len(one.data) for one in events]) + EVENT_COST_BYTES * len(events)
 
     @property
     def last(self) -> int:
-        return self.first + len(self._ends) - 1
+        return self.first + len(self.events) - 1
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self.events)
 
-    def after(self, number: int) -> bytes:
+    def after(self, number: int, frame: FrameOf) -> bytes:
         """The frames of the events with a greater sequence number."""
+        framed = self._framed.get(frame)
+        if framed is None:
+            framed = self._framed[frame] = self._frame(frame)
+        data, ends = framed
         passed = number + 1 - self.first
-        return self.data if passed <= 0 else self.data[self._ends[passed - 1] :]
+        return data if passed <= 0 else data[ends[passed - 1] :]
+
+    def _frame(self, frame: FrameOf) -> tuple[bytes, "array[int]"]:
+        pieces = [frame(self._run_id, one) for one in self.events]
+        ends = array("Q")
+        end = 0
+        for piece in pieces:
+            end += len(piece)
+            ends.append(end)
+        return b"".join(pieces), ends
 
 
 class RunLog:
@@ -66,14 +79,19 @@ class RunLog:
         """The earliest sequence number at hand."""
         return self._window[0].first if self._window else self._first
 
+    @property
+    def newest(self) -> Iterator[LoggedEvent]:
+        """The events at hand, the last first."""
+        return (event for frames in reversed(self._window) for event in reversed(frames.events))
+
     def publish(self, frames: Frames | None = None, *, ended: bool = False) -> None:
         """Shows committed events to every reader."""
         if frames is not None:
             self._window.append(frames)
-            self._size_bytes += len(frames.data)
+            self._size_bytes += frames.size_bytes
             self._first = frames.last + 1
             while self._size_bytes > WINDOW_BYTES and len(self._window) > 1:
-                self._size_bytes -= len(self._window.popleft().data)
+                self._size_bytes -= self._window.popleft().size_bytes
         self.ended = self.ended or ended
         self._more.set()
         self._more = asyncio.Event()
@@ -82,8 +100,8 @@ class RunLog:
         """Returns once something has been published."""
         await self._more.wait()
 
-    def after(self, number: int) -> tuple[bytes, int]:
-        """What is at hand after that sequence number, and the last number in it; nothing, if there is nothing yet."""
+    def after(self, number: int, frame: FrameOf) -> tuple[bytes, int]:
+        """What is at hand after that sequence number, and the last number in it; that number, if there is nothing yet."""
         new: list[Frames] = []
         for frames in reversed(self._window):
             if frames.last <= number:
@@ -92,16 +110,15 @@ class RunLog:
         if not new:
             return b"", number
         if len(new) == 1:
-            return new[0].after(number), new[0].last
-        return b"".join([frames.after(number) for frames in reversed(new)]), new[0].last
+            return new[0].after(number, frame), new[0].last
+        return b"".join([frames.after(number, frame) for frames in reversed(new)]), new[0].last
 
 
 class LogPages:
     """Logs in the store, page by page. Pages begin at multiples of PAGE_EVENTS, wherever their readers do."""
 
-    def __init__(self, store: RunStore, frame: FrameOf) -> None:
+    def __init__(self, store: RunStore) -> None:
         self._store = store
-        self._frame = frame
         self._kept: OrderedDict[_PageKey, Frames] = OrderedDict()
         self._size_bytes = 0
 
@@ -116,7 +133,7 @@ class LogPages:
                 return None
             page = self._kept.get(key)  # of all who waited for this read, the first has framed it
             if page is None:
-                page = Frames(events, self._frame)
+                page = Frames(run_id, events)
                 if not growing or len(page) == PAGE_EVENTS:
                     self._keep(key, page)
         else:
@@ -139,21 +156,27 @@ class LogPages:
             self._size_bytes -= _size_bytes(dropped)
 
 
-async def follow(pages: LogPages, log: RunLog | None, tenant: str, run_id: str, *, after: int) -> AsyncIterator[bytes]:
+async def follow(
+    pages: LogPages, log: RunLog | None, tenant: str, run_id: str, *, after: int, frame: FrameOf
+) -> AsyncIterator[bytes]:
     """The frames after that sequence number, to the last: from the store what is past, then as they come. `log` is the run's,
     if it is alive. A number that is yet to come is waited for."""
     while True:
         if log is None or after + 1 < log.first:
             page = await pages.read(tenant, run_id, after=after, growing=log is not None and not log.ended)
             if page is not None:
-                yield page.after(after)
-                after = page.last
+                data, after = page.after(after, frame), page.last
+                if data:
+                    yield data
             elif log is None or after + 1 < log.first:
                 return  # at the end, or the run is gone
             continue
-        data, after = log.after(after)
+        before = after
+        data, after = log.after(after, frame)
         if data:
             yield data
+        elif after > before:
+            continue  # there was more, but nothing for this kind of reader
         elif log.ended:
             return
         else:
@@ -161,4 +184,4 @@ async def follow(pages: LogPages, log: RunLog | None, tenant: str, run_id: str, 
 
 
 def _size_bytes(page: Frames) -> int:
-    return len(page.data) + 8 * len(page) + PAGE_COST_BYTES
+    return 2 * page.size_bytes + PAGE_COST_BYTES  # as events, and about the same again as frames

@@ -9,8 +9,9 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from trunkline.dialects.openai_responses.emitter import Emitted
-from trunkline.engine.run_log import FrameOf, Frames, RunLog
+from trunkline.engine.run_log import Frames, RunLog
 from trunkline.model.errors import StoreError
+from trunkline.ports.runtime import Clock
 from trunkline.ports.stores import LoggedEvent, RunStore, StoredResponse
 
 MAX_PENDING_BYTES = 1_000_000
@@ -26,10 +27,10 @@ class Pump:
         failure: why the store takes nothing any more.
     """
 
-    def __init__(self, store: RunStore, log: RunLog, frame: FrameOf, *, tenant: str, run_id: str) -> None:
+    def __init__(self, store: RunStore, log: RunLog, clock: Clock, *, tenant: str, run_id: str) -> None:
         self._store = store
         self._log = log
-        self._frame = frame
+        self._clock = clock
         self._tenant = tenant
         self._run_id = run_id
         self._wake = asyncio.Event()
@@ -47,8 +48,9 @@ class Pump:
         await self._written.wait()
 
     def put(self, emitted: Sequence[Emitted], *, first: int) -> None:
+        now_s = self._clock.now_s()
         for number, (kind, data) in enumerate(emitted, first):
-            self.pending.append(LoggedEvent(number, kind, data))
+            self.pending.append(LoggedEvent(number, kind, data, now_s))
             self._pending_bytes += len(data)
         self._wake.set()
 
@@ -79,7 +81,7 @@ class Pump:
             self._snapshot = None
             del self.pending[: len(events)]
             self._pending_bytes -= size_bytes
-            self._log.publish(Frames(events, self._frame))
+            self._log.publish(Frames(self._run_id, events))
             self._written.set()
 
     async def _write(self, events: Sequence[LoggedEvent]) -> bool:

@@ -13,6 +13,7 @@ from trunkline.dialects.openai_responses.emitter import ResponseEmitter
 from trunkline.model import events as ev
 from trunkline.model.errors import ErrorInfo
 from trunkline.model.request import Request
+from trunkline.ports.runtime import Clock
 from trunkline.ports.stores import LoggedEvent, RunStore, Store, StoredRun
 
 PAGE = 512
@@ -53,7 +54,7 @@ async def replay(
     return Replayed(emitter, attempts)
 
 
-async def give_up(store: Store, codec: ResponsesSurface, stored: StoredRun) -> None:
+async def give_up(store: Store, codec: ResponsesSurface, clock: Clock, stored: StoredRun) -> None:
     """Ends a run whose request cannot be read any more, from what is stored of it: nobody shall wait for it."""
     begun = await store.load_response(stored.tenant, stored.id)
     if begun is None:
@@ -71,7 +72,7 @@ async def give_up(store: Store, codec: ResponsesSurface, stored: StoredRun) -> N
     whole = msgspec.json.encode({**_MEMBERS.decode(begun.object), **{name: ended[name] for name in _HOW_IT_WENT}})
     event = {"type": kind, "sequence_number": emitter.sequence_number - 1, "response": msgspec.Raw(whole)}
     emitted = [*closing, (kind, msgspec.json.encode(event))]
-    events = [LoggedEvent(number, *one) for number, one in enumerate(emitted, stored.next_sequence)]
+    events = [LoggedEvent(number, *one, clock.now_s()) for number, one in enumerate(emitted, stored.next_sequence)]
     final = msgspec.structs.replace(begun, object=whole, status="failed")
     await store.append_events(stored.tenant, stored.id, events, final=final)
 

@@ -28,7 +28,7 @@ from trunkline.engine.call import Call
 from trunkline.engine.chaining import Chained, Chaining
 from trunkline.engine.gateway import Answer, Gateway
 from trunkline.engine.recording import conversation_items, stored_response
-from trunkline.engine.run_log import Frames, LogPages, RunLog, follow
+from trunkline.engine.run_log import FrameOf, Frames, LogPages, RunLog, follow
 from trunkline.engine.run_pump import Pump, patiently
 from trunkline.engine.run_replay import Replayed, give_up, replay, shifted
 from trunkline.model import events as ev
@@ -166,7 +166,7 @@ class Runs:
         self._codec = codec
         self._accounts = accounts
         self._clock = clock
-        self._pages = LogPages(store, codec.frame)
+        self._pages = LogPages(store)
         self._alive: dict[tuple[str, str], Run] = {}
         self._room = _Room()
         self._draining = False
@@ -178,7 +178,7 @@ class Runs:
 
     async def start(self) -> None:
         for stored in await self._store.unfinished_runs():
-            for deal_with in (self._take_up, partial(give_up, self._store, self._codec)):
+            for deal_with in (self._take_up, partial(give_up, self._store, self._codec, self._clock)):
                 try:
                     await deal_with(stored)
                 except StoreError as error:  # which may pass until the next start
@@ -249,7 +249,7 @@ class Runs:
             created_at=call.created_at,
             tenant=call.tenant,
         )
-        events = _logged(emitted, first=0)
+        events = self._logged(emitted, first=0)
         self._room.take(run.held_bytes)
         with contextlib.ExitStack() as not_taken:
             not_taken.callback(self._room.give_back, run.held_bytes)
@@ -257,7 +257,7 @@ class Runs:
                 stored, stored_response(snapshot, chained, background=True), events, history=chained.history
             )
             not_taken.pop_all()
-        run.log.publish(Frames(events, self._codec.frame))
+        run.log.publish(Frames(run.id, events))
         run.turn = turn.pop_all()
         self._begin(run)
         return snapshot
@@ -281,10 +281,12 @@ class Runs:
         """The run has been deleted."""
         self._pages.forget(tenant, run_id)
 
-    def frames(self, tenant: str, run_id: str, *, after: int) -> AsyncIterator[bytes]:
-        """The run's events after that sequence number as frames, to the last: what is past, then as they come."""
+    def frames(self, tenant: str, run_id: str, *, after: int, frame: FrameOf | None = None) -> AsyncIterator[bytes]:
+        """The run's events after that sequence number as frames, to the last: what is past, then as they come. `frame`: for
+        readers of another kind than a response's."""
         run = self._alive.get((tenant, run_id))
-        return follow(self._pages, None if run is None else run.log, tenant, run_id, after=after)
+        log = None if run is None else run.log
+        return follow(self._pages, log, tenant, run_id, after=after, frame=frame or self._frame)
 
     # After a restart
 
@@ -323,7 +325,7 @@ class Runs:
         _go_on(fresh, said)
         emitted = [*closing, *fresh.emitter.queued(self._started(fresh.call), again=True)]
         snapshot = stored_response(_response_in(emitted[-1]), fresh.chained, background=True)
-        events = _logged(emitted, first=first)
+        events = self._logged(emitted, first=first)
         if await self._store.requeue_run(stored.tenant, stored.id, response=snapshot, events=events):
             logger.warning("run %s has lost its worker and is run again, attempt %d", stored.id, fresh.attempt)
             fresh.log = RunLog(first=fresh.emitter.sequence_number)
@@ -393,7 +395,7 @@ class Runs:
 
     async def _work(self, run: Run) -> None:
         """Drives a run to its end. Only a stopping server leaves one without."""
-        pump = Pump(self._store, run.log, self._codec.frame, tenant=run.call.tenant, run_id=run.id)
+        pump = Pump(self._store, run.log, self._clock, tenant=run.call.tenant, run_id=run.id)
         writing = asyncio.create_task(pump.write(), name=f"write {run.id}")
         run.answering = answering = asyncio.create_task(self._answer(run, pump), name=f"answer {run.id}")
         if run.stopped is not None:
@@ -458,7 +460,7 @@ class Runs:
         """
         emitter, call = run.emitter, run.call
         first = emitter.sequence_number
-        events = [*before, *_logged(emitter.feed_events(terminal), first=first)]
+        events = [*before, *self._logged(emitter.feed_events(terminal), first=first)]
         assert emitter.response is not None
         final = stored_response(emitter.response, run.chained, background=True)
         items = conversation_items(final, run.chained)
@@ -473,9 +475,17 @@ class Runs:
                     raise
                 logger.error("the end of run %s could not be stored yet: %s", run.id, error.message)
         run.turn.close()  # before anybody who reads the end can go on from it
-        run.log.publish(Frames(events, self._codec.frame) if ended else None, ended=True)
+        run.log.publish(Frames(run.id, events) if ended else None, ended=True)
         run.over.set()
         self._account(run, terminal, status=final.status if ended else "deleted")
+
+    def _logged(self, emitted: Sequence[Emitted], *, first: int) -> list[LoggedEvent]:
+        now_s = self._clock.now_s()
+        return [LoggedEvent(number, kind, data, now_s) for number, (kind, data) in enumerate(emitted, first)]
+
+    def _frame(self, run_id: str, event: LoggedEvent) -> bytes:
+        """As a response's reader gets it. The number is the SSE id, so that a client that reconnects resumes by itself."""
+        return b"id: %d\n%b" % (event.sequence_number, self._codec.frame((event.type, event.data)))
 
     def _account(self, run: Run, terminal: ev.Terminal, *, status: str) -> None:
         call, outcome = run.call, run.call.outcome
@@ -512,10 +522,6 @@ def _held_bytes(chained: Chained, body: bytes) -> int:
     if chained.conversation_id is not None:  # its items have been read and are not kept as they were
         history = len(msgspec.json.encode(chained.request.items))
     return len(body) + history
-
-
-def _logged(emitted: Sequence[Emitted], *, first: int) -> list[LoggedEvent]:
-    return [LoggedEvent(number, kind, data) for number, (kind, data) in enumerate(emitted, first)]
 
 
 class _WithResponse(msgspec.Struct):

@@ -61,11 +61,12 @@ class Segment(msgspec.Struct, frozen=True, gc=False):
 
 
 class LoggedEvent(msgspec.Struct, frozen=True, gc=False):
-    """One event of a run as its surface writes it. `sequence_number` counts from 0 without gaps."""
+    """One event of a run as its surface writes it. `sequence_number` counts from 0 without gaps; `at` in unix seconds."""
 
     sequence_number: int
     type: str
     data: bytes
+    at: float = 0.0
 
 
 class StoredRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
