@@ -72,16 +72,16 @@ def assemble(
     endpoints = tuple([endpoint for of_backend in backends.values() for endpoint in of_backend])
     catalog, balancer = Catalog(endpoints, clock=clock), Balancer()
     router = Router(backends, config.models, catalog, default_model=config.server.default_model)
-    cache = _answer_cache(config, base_dir=base_dir, clock=clock, entropy=entropy)
-    approvals = ApprovalRegistry()
-    gateway = _gateway(router, balancer, cache, approvals, profile, clock=clock, entropy=entropy)
     store = sqlite.build(config.store, base_dir=base_dir, clock=clock)
-    chaining = Chaining(store)
-    responses_codec = ResponsesSurface(profile, now=clock.now_s)
     usage_meter = UsageMeter(store, clock=clock)
-    lag, process = LoopLag(), Process(started_at=clock.now_s())
     access_log = AccessLog(sys.stderr) if config.server.access_log else None
     accounts = Accounts(usage_meter, access_log, clock=clock)
+    cache = _answer_cache(config, base_dir=base_dir, clock=clock, entropy=entropy, accounts=accounts)
+    approvals = ApprovalRegistry()
+    gateway = _gateway(router, balancer, cache, approvals, profile, clock=clock, entropy=entropy)
+    chaining = Chaining(store)
+    responses_codec = ResponsesSurface(profile, now=clock.now_s)
+    lag, process = LoopLag(), Process(started_at=clock.now_s())
     runs = Runs(store, gateway, chaining, responses_codec, accounts=accounts, clock=clock)
     runtime = Runtime(
         settings=config.server,
@@ -97,7 +97,7 @@ def assemble(
         cache=cache,
         approvals=approvals,
     )
-    chat, ollama_errors = ChatSurface(profile), ollama.OllamaErrors()
+    chat, ollama_errors = ChatSurface(profile, tool_events=config.server.tool_events), ollama.OllamaErrors()
     operating = OperationGateway(router, balancer, endpoints, clock=clock, entropy=entropy)
     return Application(
         runtime,
@@ -172,9 +172,9 @@ def _gateway(
     )
 
 
-def _answer_cache(config: Config, *, base_dir: Path, clock: Clock, entropy: Entropy) -> AnswerCache:
+def _answer_cache(config: Config, *, base_dir: Path, clock: Clock, entropy: Entropy, accounts: Accounts) -> AnswerCache:
     embedder = build_embedder(config.cache, base_dir=base_dir)
-    return AnswerCache(config.cache, config.models, clock=clock, entropy=entropy, embedder=embedder)
+    return AnswerCache(config.cache, config.models, clock=clock, entropy=entropy, accounts=accounts, embedder=embedder)
 
 
 def build_endpoints(

@@ -10,19 +10,21 @@ cache then reads exactly like those that come from it. Nothing crosses tenants: 
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from functools import partial
 
 import msgspec
 
 from trunkline.config.schema import CacheSettings, ModelSettings
 from trunkline.engine.cache_entries import CacheEntries, CacheRow, Entry
-from trunkline.engine.cache_flight import Flight, Kept, Source
 from trunkline.engine.cache_key import key_of
 from trunkline.engine.cache_semantic import Embedder, is_personal, question_of
-from trunkline.engine.cache_turn import Recorder, Replay, read, texts_of
+from trunkline.engine.cache_turn import Replay, kept_data, texts_of
 from trunkline.engine.call import Call
+from trunkline.engine.flight import Flight, Kept, Source
+from trunkline.engine.turn_record import Recorder, read
 from trunkline.ports.runtime import Clock, Entropy
+from trunkline.telemetry.accounts import Accounts
 from trunkline.telemetry.metrics import Family, Sample, counter, gauge
+from trunkline.telemetry.outcome import Outcome
 
 ROUTE = "cache"
 Ask = Callable[[Call], Awaitable[Source]]
@@ -37,6 +39,14 @@ class _Meaning(msgspec.Struct, frozen=True):
     vector: bytes
 
 
+class _UnderWay(msgspec.Struct, frozen=True):
+    """An answer being made, and whose."""
+
+    flight: Flight
+    tenant: str
+    model: str | None
+
+
 class AnswerCache:
     """One for the server. `embedder` is there where meanings are compared."""
 
@@ -47,14 +57,16 @@ class AnswerCache:
         *,
         clock: Clock,
         entropy: Entropy,
+        accounts: Accounts,
         embedder: Embedder | None = None,
     ) -> None:
         self.settings = settings
         self._models = frozenset(model.name for model in models if model.cache)
         self._entries = CacheEntries(ttl_s=settings.ttl_s, max_bytes=settings.max_bytes, clock=clock)
-        self._flights: dict[FlightKey, Flight] = {}
+        self._flights: dict[FlightKey, _UnderWay] = {}
         self._clock = clock
         self._entropy = entropy
+        self._accounts = accounts
         self._embedder = embedder
 
     def wanted(self, call: Call) -> bool:
@@ -74,24 +86,48 @@ class AnswerCache:
             row.hit(entry.usage)
             return await self._kept(call, entry)
         place = (key, call.dialect, call.request.stream, call.patient)
-        flight = self._flights.get(place)
-        if flight is None:
+        under_way = self._flights.get(place)
+        if under_way is None:
             row.misses += 1
             call.outcome.cache = "miss"
-            flight = self._flights[place] = Flight(call, ask, partial(self._ended, place, meaning))
-            return await _opened(flight, replay=None)
+            reader = self._begin(call, place, meaning, ask).join(own=call.outcome)
+            await reader.opened()
+            return reader
         call.outcome.cache = "hit"
-        source = await _opened(flight, replay=Replay(call, entropy=self._entropy))
-        call.outcome.grace_s = flight.call.outcome.grace_s
+        reader = under_way.flight.join(again=Replay(call, entropy=self._entropy).again)
+        await reader.opened()
+        call.outcome.grace_s = under_way.flight.outcome.grace_s
         row.joined += 1
         row.hits += 1
-        await self._given(call, ignored=flight.call.outcome.ignored)
-        return source
+        await self._given(call, ignored=under_way.flight.outcome.ignored)
+        return reader
+
+    def _begin(self, call: Call, place: FlightKey, meaning: _Meaning | None, ask: Ask) -> Flight:
+        """Has it asked now, and kept. The outcome is the flight's own: the client may leave before the others do."""
+        outcome = Outcome()
+        outcome.adopt(call.outcome)
+        call = msgspec.structs.replace(call, outcome=outcome)
+        started_s = self._clock.monotonic_s()
+
+        async def ended(flight: Flight, recorder: Recorder | None) -> None:
+            under_way = self._flights.get(place)
+            if under_way is None or under_way.flight is not flight:
+                return  # forgotten meanwhile
+            del self._flights[place]
+            if recorder is not None:
+                self._keep(call, place[0], meaning, recorder)
+
+        def alone(outcome: Outcome) -> None:
+            self._accounts.add("answer", {"id": call.request_id}, outcome, tenant=call.tenant, started_s=started_s)
+
+        flight = Flight(lambda: ask(call), ended, outcome=outcome, alone=alone)
+        self._flights[place] = _UnderWay(flight, call.tenant, call.request.model)
+        return flight
 
     def forget(self, tenant: str, model: str | None = None) -> int:
         """Removes a tenant's answers, of one model or of all; what is being made is not kept. Gives how many were kept."""
-        for place, flight in list(self._flights.items()):
-            if flight.call.tenant == tenant and model in (None, flight.call.request.model):
+        for place, under_way in list(self._flights.items()):
+            if under_way.tenant == tenant and model in (None, under_way.model):
                 del self._flights[place]
         return self._entries.forget(tenant, model)
 
@@ -138,20 +174,16 @@ class AnswerCache:
         if call.admitted is not None:
             await call.admitted()
 
-    def _ended(self, place: FlightKey, meaning: _Meaning | None, flight: Flight, recorder: Recorder | None) -> None:
-        """The end of a flight: nobody joins it any more, and what may be kept is."""
-        if self._flights.get(place) is not flight:
-            return  # forgotten meanwhile
-        del self._flights[place]
-        data = None if recorder is None else recorder.data()
-        if recorder is None or data is None:
+    def _keep(self, call: Call, key: bytes, meaning: _Meaning | None, recorder: Recorder) -> None:
+        """Keeps an answer, if it may be."""
+        data = kept_data(recorder)
+        if data is None:
             return
         if meaning is not None and is_personal(texts_of(data)):
             meaning = None
-        call = flight.call
         names = {wire: canonical for canonical, wire in call.request.asked.items()}
         entry = Entry(
-            key=place[0],
+            key=key,
             tenant=call.tenant,
             model=call.request.model or "",
             events=data,
@@ -178,15 +210,3 @@ class AnswerCache:
         if likeness < self.settings.threshold:
             return None
         return self._entries.get(entries[position].key)  # unless it has gone meanwhile
-
-
-async def _opened(flight: Flight, *, replay: Replay | None) -> Source:
-    reader = flight.join(replay)
-    opened = False
-    try:
-        await flight.opened()
-        opened = True
-    finally:
-        if not opened:  # it failed, or the client has left
-            await reader.aclose()
-    return reader

@@ -16,9 +16,9 @@ import msgspec
 from trunkline.engine.approvals import ApprovalRegistry, Asker
 from trunkline.engine.attempt import Attempt
 from trunkline.engine.cache import AnswerCache
-from trunkline.engine.cache_flight import Source
 from trunkline.engine.call import Call
 from trunkline.engine.failover import Failover, Prepared, route_name
+from trunkline.engine.flight import Source
 from trunkline.engine.honour import check_streaming, translated
 from trunkline.engine.truncation import truncation_for
 from trunkline.model.errors import BackendTimeout, UnsupportedParameter

@@ -42,6 +42,13 @@ class Outcome:
         self.error_code: str | None = None
         self.error_status: int | None = None  # HTTP's, also of a failure after the head was sent
 
+    def adopt(self, other: "Outcome") -> None:
+        """Takes over what is known of a call that was made for this one."""
+        for name in self.__slots__:
+            known = getattr(other, name)
+            if known:
+                setattr(self, name, known)
+
     def note(self, event: ev.Event) -> None:
         """Keeps what the log wants of an event."""
         match event:

@@ -6,8 +6,9 @@ from hypothesis import given
 from tests.fakes.stores import HandClock
 from tests.property.strategies import agent_answers, chat_answers, examples
 from trunkline.engine.cache_entries import ENTRY_BYTES, CacheEntries, Entry
-from trunkline.engine.cache_turn import Recorder, Replay, read
+from trunkline.engine.cache_turn import Replay, kept_data
 from trunkline.engine.call import Call
+from trunkline.engine.turn_record import Recorder, read
 from trunkline.model import events as ev
 from trunkline.model.grammar import Grammar
 from trunkline.model.items import FunctionCall, FunctionCallOutput
@@ -46,7 +47,7 @@ def test_joined_deltas_fold_to_the_same_turn(events: Events) -> None:
 @examples(200)
 def test_what_is_kept_is_read_as_it_was(events: Events) -> None:
     recorder = recorded(events)
-    data = recorder.data()
+    data = kept_data(recorder)
     assert data is None or read(data) == recorder.events()
 
 
@@ -105,8 +106,8 @@ def test_a_tool_that_has_not_come_back_is_not_kept() -> None:
             ev.TurnCompleted(),
         ]
 
-    assert recorded(answer()).data() is None
-    assert recorded(answer(ev.ToolProgress(call_id="c", name="search", status="completed"))).data() is not None
+    assert kept_data(recorded(answer())) is None
+    assert kept_data(recorded(answer(ev.ToolProgress(call_id="c", name="search", status="completed")))) is not None
 
 
 def test_encrypted_reasoning_is_not_kept() -> None:
@@ -120,8 +121,8 @@ def test_encrypted_reasoning_is_not_kept() -> None:
             ev.TurnCompleted(),
         ]
 
-    assert recorded(answer("gAAA")).data() is None
-    assert recorded(answer(None)).data() is not None
+    assert kept_data(recorded(answer("gAAA"))) is None
+    assert kept_data(recorded(answer(None))) is not None
 
 
 def entry(key: str, *, expires_s: float, size_bytes: int = 1, model: str = "m") -> Entry:
