@@ -21,6 +21,7 @@ PUBLIC: dict[str, str] = {
         encode_all""",
     "trunkline.dialects.ollama_chat": "EXPRESSIBLE NAME OllamaBackend OllamaChatSurface OllamaGenerateSurface asks_to_load",
     "trunkline.dialects.openai_chat": "EXPRESSIBLE ChatBackend ChatSurface NAME",
+    "trunkline.embed": "EmbeddedApp create_app",
     "trunkline.model.errors": """
         AgentError AgentIncomplete AuthenticationError BackendError BackendProtocolError BackendRateLimited
         BackendRejected BackendTimeout BackendUnavailable ConfigError Conflict ErrorInfo InternalError InvalidParameter Level

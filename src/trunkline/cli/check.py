@@ -7,7 +7,7 @@ for model files; no port is opened, no model is loaded and no server is asked.
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, assert_never, runtime_checkable
+from typing import assert_never
 
 from trunkline.assembly import build_endpoints
 from trunkline.cli.model_names import with_model_names
@@ -16,17 +16,8 @@ from trunkline.cli.target import agent_name
 from trunkline.config.checks import static_models, unlisted_backends, without_password
 from trunkline.config.load import load_config
 from trunkline.config.schema import Backend, Config, EmbeddedSettings, HttpSettings, PythonSettings, ScriptedSettings
+from trunkline.ports.backend import Checkable
 from trunkline.ports.runtime import SystemClock, SystemEntropy
-
-
-@runtime_checkable
-class Checkable(Protocol):
-    """A backend that can say, without being started, whether it could be."""
-
-    def check(self) -> None:
-        """Raises ConfigError."""
-        ...
-
 
 HEADER = ("MODEL", "BACKEND", "TYPE", "ANSWERED BY")
 

@@ -50,7 +50,9 @@ class Application:
         self._runs = runs
         self._access_log = access_log
         self._lag = lag
-        self._router = Router(routes=routes, redirect_slashes=False, default=_no_route, lifespan=lambda _app: self.running())
+        self._router = Router(
+            routes=routes, redirect_slashes=False, default=_no_route, lifespan=lambda _app: self.running()
+        )
         inner: ASGIApp = Authentication(self._router, tenants_by_digest(runtime.settings), runtime.profile)
         inner = Cors(inner, runtime.settings.cors_origins)
         self._edge = Edge(inner, runtime, errors=errors, accounts=accounts)
