@@ -28,11 +28,18 @@ async def open_store(
     *,
     clock: HandClock | None = None,
     max_responses: int = 10_000,
+    max_sessions: int = 10_000,
     max_age_s: float | None = None,
     busy_s: float = BUSY_S,
 ) -> AsyncIterator[SqliteStore]:
     store = SqliteStore(
-        path, clock=clock or HandClock(), max_responses=max_responses, max_age_s=max_age_s, lock_wait_s=0, busy_s=busy_s
+        path,
+        clock=clock or HandClock(),
+        max_responses=max_responses,
+        max_sessions=max_sessions,
+        max_age_s=max_age_s,
+        lock_wait_s=0,
+        busy_s=busy_s,
     )
     await store.start()
     try:
@@ -50,6 +57,7 @@ def a_response(
     size_bytes: int = 0,
     text: str = "",
     conversation: str | None = None,
+    session: str | None = None,
     created_at: int = 1_800_000_000,
     background: bool = False,
 ) -> StoredResponse:
@@ -65,6 +73,7 @@ def a_response(
         parent_id=parent,
         conversation_id=conversation,
         name=name,
+        session_id=session,
         background=background,
     )
 

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from trunkline.model.request import ToolEvents
+
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Size = Annotated[int, msgspec.Meta(ge=0)]
@@ -42,6 +44,9 @@ class ServerSettings(_Table, frozen=True, kw_only=True):
         api_keys: Bearer tokens; all of them are one tenant, `default`. Absent: open, on loopback only.
         keys: Bearer tokens with a name, each its own tenant.
         cors_origins: Browser origins that may call, exactly as browsers send them. `*` allows any origin, without credentials.
+        tool_events: What streamed chat completions show of the tools that an agent runs itself, where the client does not say:
+            `off`, named events (`events`), or lines of reasoning (`reasoning`) for chat UIs that show only that; absent: as the
+            profile says.
         default_model: Model that answers when a request names none; absent: such a request is a 400.
         model_name: Name under which a single agent is shown.
         keepalive_s: Seconds of silence after which a stream sends an SSE comment.
@@ -57,6 +62,7 @@ class ServerSettings(_Table, frozen=True, kw_only=True):
     api_keys: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
     keys: tuple[KeySettings, ...] = ()
     cors_origins: tuple[str, ...] = ()
+    tool_events: ToolEvents | None = None
     default_model: str | None = None
     model_name: str | None = None
     keepalive_s: Positive = 15.0
@@ -207,11 +213,14 @@ class StoreSettings(_Table, frozen=True, kw_only=True):
             restart empties.
         max_responses: How many responses each tenant may keep, and how many stored chat completions; beyond that the
             least recently used give way.
-        max_age_s: Seconds after which a response or a stored chat completion is removed; absent: never.
+        max_sessions: How many sessions each tenant may keep; beyond that the least recently used give way.
+        max_age_s: Seconds after which a response or a stored chat completion is removed, and a session to which nothing was added;
+            absent: never.
     """
 
     url: Annotated[str, msgspec.Meta(min_length=1)] = "sqlite:///trunkline.db"
     max_responses: Count = 10_000
+    max_sessions: Count = 10_000
     max_age_s: Positive | None = None
 
 

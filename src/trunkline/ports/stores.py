@@ -6,6 +6,7 @@ exactly like an unknown one. JSON travels as bytes: what a client gets again is 
     response      the object a client can GET, and the turn it stands for: input and output items, and the turn before it
     run           work that outlives its request: queued, in_progress, then one terminal status; with its event log
     conversation  an ordered list of items with a name of its own
+    session       the same, named by whoever talks, growing turn by turn
     completion    a stored chat completion
     usage         what calls added up to (ports/usage.py)
 
@@ -36,6 +37,7 @@ class StoredResponse(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         parent_id: the response this one continues, for a chain. It is settled when a response is first stored.
         conversation_id: the conversation it belongs to, for one that has an id of its own.
         name: the plain conversation name that shall point to it from now on; a loaded response has the one it was saved with.
+        session_id: the session it belongs to, for those that continue it. It is settled when a response is first stored.
         background: whether it was started in the background, so that it has an event log to resume from.
         created_at: unix seconds.
     """
@@ -50,6 +52,7 @@ class StoredResponse(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     parent_id: str | None = None
     conversation_id: str | None = None
     name: str | None = None
+    session_id: str | None = None
     background: bool = False
 
 
@@ -98,6 +101,24 @@ class StoredItem(msgspec.Struct, frozen=True, gc=False):
 
     id: str
     data: bytes
+
+
+class StoredSession(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A session; `metadata` is a JSON object, times are unix seconds.
+
+    Attributes:
+        updated_at: when something was last added to it.
+        parent_id: the session it was forked from.
+        items: how many it has; the store counts, what is passed in is ignored.
+    """
+
+    id: str
+    created_at: int
+    updated_at: int
+    title: str | None = None
+    metadata: bytes = b"{}"
+    parent_id: str | None = None
+    items: int = 0
 
 
 class StoredCompletion(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -239,6 +260,46 @@ class ConversationStore(Protocol):
     async def delete_item(self, tenant: str, conversation_id: str, item_id: str) -> bool: ...
 
 
+class SessionStore(Protocol):
+    """Sessions and their items, in the order they were added. An item whose id is there already stays as it is.
+
+    A session that grows too long loses its oldest turns, whole ones: what one call of `extend` added goes together. Sessions
+    beyond a tenant's limit, and those that have not grown for long, go as responses do.
+    """
+
+    async def create(self, tenant: str, session: StoredSession) -> None:
+        """Raises Conflict for an id that is taken."""
+        ...
+
+    async def load(self, tenant: str, session_id: str) -> StoredSession | None: ...
+
+    async def update(self, tenant: str, session_id: str, *, title: str | None, metadata: bytes) -> bool: ...
+
+    async def delete(self, tenant: str, session_id: str) -> bool: ...
+
+    async def list(self, tenant: str, page: Page) -> Sequence[StoredSession]:
+        """In the order they were made."""
+        ...
+
+    async def items(self, tenant: str, session_id: str, page: Page) -> Sequence[StoredItem]: ...
+
+    async def history(self, tenant: str, session_id: str) -> Sequence[StoredItem] | None:
+        """All of it, first item first. None for an unknown session."""
+        ...
+
+    async def extend(
+        self, tenant: str, session_id: str, items: Sequence[StoredItem], *, now_s: int, new: bool = False
+    ) -> bool:
+        """Adds the items as one turn. `new`: the session is made, should there be none. False: there is none, and nothing is
+        written."""
+        ...
+
+    async def fork(self, tenant: str, session_id: str, fork: StoredSession, *, up_to: str | None = None) -> bool:
+        """Makes a session of its own with the same items, up to and with that one. False for an unknown session; raises Conflict
+        for an id that is taken, InvalidParameter for an item that is not there."""
+        ...
+
+
 class CompletionStore(Protocol):
     """Stored chat completions."""
 
@@ -259,6 +320,9 @@ class CompletionStore(Protocol):
 
 class Store(ResponseStore, RunStore, ConversationStore, CompletionStore, UsageStore, Protocol):
     """All of it, behind one life: `start` before, `close` after."""
+
+    @property
+    def sessions(self) -> SessionStore: ...
 
     @property
     def waiting(self) -> int:

@@ -23,6 +23,7 @@ def build(settings: StoreSettings, *, base_dir: Path, clock: Clock, lock_wait_s:
         None if file is None else base_dir / file,
         clock=clock,
         max_responses=settings.max_responses,
+        max_sessions=settings.max_sessions,
         max_age_s=settings.max_age_s,
         lock_wait_s=lock_wait_s,
     )

@@ -1,6 +1,6 @@
-"""How much is kept: at most so many responses and completions for each tenant, and none older than so many seconds.
+"""How much is kept: so many responses, completions and sessions for each tenant at most, and none older than so many seconds.
 
-Responses give way in the order of their last use, completions in the order they were stored; what is still being
+Responses and sessions give way in the order of their last use, completions in the order they were stored; what is still being
 answered never gives way. The limit is for each tenant, so that one cannot push out what belongs to another. Once it is
 passed, a hundredth of it goes at once, in the transaction that passed it, so that the limit holds at any moment and the
 counting is paid for by many writes.
@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 
 from trunkline.ports.runtime import Clock
+from trunkline.stores.sqlite import session_statements
 from trunkline.stores.sqlite import statements as sql
 from trunkline.stores.sqlite.worker import Key, Session
 
@@ -28,8 +29,9 @@ Remove = Callable[[Session, str, str], None]
 class Limits:
     """The limits of one store. `used` and `expired_before` are for any thread, the rest for the writer's."""
 
-    def __init__(self, *, max_responses: int, max_age_s: float | None, clock: Clock) -> None:
+    def __init__(self, *, max_responses: int, max_sessions: int, max_age_s: float | None, clock: Clock) -> None:
         self._max = max_responses
+        self._max_sessions = max_sessions
         self._slack = max_responses // 100
         self._max_age_s = max_age_s
         self._clock = clock
@@ -38,6 +40,7 @@ class Limits:
         # Per tenant, once counted. Never less than there are; sometimes more, as nobody takes off what is deleted.
         self._responses: dict[str, int] = {}
         self._completions: dict[str, int] = {}
+        self._sessions: dict[str, int] = {}
 
     def recall(self, session: Session) -> None:
         """Goes on where the file left off."""
@@ -47,6 +50,7 @@ class Limits:
         """A transaction was rolled back, with what had been counted in it."""
         self._responses.clear()
         self._completions.clear()
+        self._sessions.clear()
 
     def expired_before(self) -> int:
         """What was created at this second or before has expired."""
@@ -93,11 +97,26 @@ class Limits:
             count -= surplus
         self._completions[tenant] = count
 
-    def sweep(self, session: Session, *, remove: Remove) -> bool:
+    def session_added(self, session: Session, tenant: str, added: str, *, remove: Remove) -> None:
+        """Makes room for the session `added`, which stays."""
+        count = self._sessions.get(tenant, self._max_sessions) + 1
+        if count > self._max_sessions:
+            count = session.execute(session_statements.COUNT, (tenant,)).fetchone()[0]
+        if count > self._max_sessions:
+            surplus = count - self._max_sessions + self._max_sessions // 100
+            for (session_id,) in session.execute(session_statements.LEAST_USED, (tenant, added, surplus)).fetchall():
+                remove(session, tenant, session_id)
+                count -= 1
+        self._sessions[tenant] = count
+
+    def sweep(self, session: Session, *, remove: Remove, remove_session: Remove) -> bool:
         """Removes what has expired, a bounded number at a time. True when there may be more."""
         before = self.expired_before()
         session.execute(sql.DELETE_EXPIRED_COMPLETIONS, (before,))
         expired = session.execute(sql.EXPIRED_RESPONSES, (before, SWEEP_ROWS)).fetchall()
         for tenant, response_id in expired:
             remove(session, tenant, response_id)
-        return len(expired) == SWEEP_ROWS
+        rested = session.execute(session_statements.EXPIRED, (before, SWEEP_ROWS)).fetchall()
+        for tenant, session_id in rested:
+            remove_session(session, tenant, session_id)
+        return SWEEP_ROWS in (len(expired), len(rested))

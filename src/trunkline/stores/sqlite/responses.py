@@ -68,6 +68,7 @@ def _insert(session: Session, tenant: str, response: StoredResponse, *, history:
             response.input,
             response.output,
             response.object,
+            response.session_id,
         ),
     )
 
@@ -117,6 +118,7 @@ def load(session: Session, tenant: str, response_id: str, *, cutoff: int) -> Sto
         conversation_id=row[8],
         name=row[9],
         background=bool(row[10]),
+        session_id=row[11],
     )
 
 

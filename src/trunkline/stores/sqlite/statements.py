@@ -15,8 +15,8 @@ IS_HIDDEN = "SELECT hidden FROM responses WHERE tenant = ? AND id = ?"
 RESPONSE_STANDS = "SELECT 1 FROM responses WHERE tenant = ? AND id = ? AND hidden = 0 AND created_at > ?"
 INSERT_RESPONSE = """
     INSERT INTO responses (tenant, id, parent_id, conversation_id, name, status, model, created_at, background, hidden,
-                           used, context, input, output, object)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?)
+                           used, context, input, output, object, session_id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?)
 """
 UPDATE_RESPONSE = """
     UPDATE responses
@@ -25,7 +25,8 @@ UPDATE_RESPONSE = """
     WHERE tenant = ?1 AND id = ?2
 """
 LOAD_RESPONSE = """
-    SELECT id, object, input, output, status, model, created_at, parent_id, conversation_id, name, background
+    SELECT id, object, input, output, status, model, created_at, parent_id, conversation_id, name, background,
+           session_id
     FROM responses WHERE tenant = ? AND id = ? AND hidden = 0 AND created_at > ?
 """
 HISTORY = """
@@ -44,7 +45,9 @@ IS_CONTINUED = "SELECT 1 FROM responses WHERE tenant = ? AND parent_id = ? LIMIT
 HIDE_RESPONSE = "UPDATE responses SET hidden = 1, name = NULL, object = x'' WHERE tenant = ? AND id = ?"
 DELETE_RESPONSE = "DELETE FROM responses WHERE tenant = ? AND id = ?"
 USE_RESPONSE = "UPDATE responses SET used = ?3 WHERE tenant = ?1 AND id = ?2 AND hidden = 0 AND used < ?3"
-LAST_USE = "SELECT coalesce(max(used), 0) FROM responses"
+LAST_USE = """
+    SELECT max(coalesce((SELECT max(used) FROM responses), 0), coalesce((SELECT max(used) FROM sessions), 0))
+"""
 COUNT_RESPONSES = "SELECT count(*) FROM responses WHERE tenant = ? AND hidden = 0"
 LEAST_USED = """
     SELECT id FROM responses

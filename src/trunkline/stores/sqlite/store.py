@@ -25,12 +25,13 @@ from trunkline.ports.stores import (
     StoredRun,
 )
 from trunkline.ports.usage import Tally, UsageKey, UsageQuery, UsageRow
-from trunkline.stores.sqlite import completions, conversations, responses, runs, usage
+from trunkline.stores.sqlite import completions, conversations, responses, runs, session_rows, usage
 from trunkline.stores.sqlite.database import BUSY_S, Database, Migrations, open_database
 from trunkline.stores.sqlite.limits import Limits
 from trunkline.stores.sqlite.lock import FileLock
 from trunkline.stores.sqlite.migrations import MIGRATIONS
 from trunkline.stores.sqlite.reads import FinishedResponses, SharedReads
+from trunkline.stores.sqlite.sessions import Sessions
 from trunkline.stores.sqlite.worker import Key, Session, Worker
 
 Result = TypeVar("Result")
@@ -46,6 +47,7 @@ class SqliteStore:
 
     Args:
         max_responses: of each tenant; beyond it the least recently used give way. Completions likewise.
+        max_sessions: of each tenant.
         max_age_s: how long they are kept; None: for ever.
         lock_wait_s: how long `start` waits for a process that still has the file, as while a server restarts.
         busy_s: how long a lock of another program on the file is waited out.
@@ -57,13 +59,15 @@ class SqliteStore:
         *,
         clock: Clock,
         max_responses: int = 10_000,
+        max_sessions: int = 10_000,
         max_age_s: float | None = None,
         lock_wait_s: float = 5.0,
         busy_s: float = BUSY_S,
         migrations: Migrations = MIGRATIONS,
     ) -> None:
         self._path = path
-        self._limits = Limits(max_responses=max_responses, max_age_s=max_age_s, clock=clock)
+        self._limits = Limits(max_responses=max_responses, max_sessions=max_sessions, max_age_s=max_age_s, clock=clock)
+        self.sessions = Sessions(self._read, self._write, self._limits)
         self._sweep_s = None if max_age_s is None else min(SWEEP_S, max(1.0, max_age_s / 10))
         self._lock_wait_s = lock_wait_s
         self._busy_s = busy_s
@@ -333,7 +337,8 @@ class SqliteStore:
         """Removes what has expired, now and from time to time, also where nobody writes."""
         if self._writer is None:
             return
-        swept = self._writer.submit(partial(self._limits.sweep, remove=responses.remove))
+        sweep = partial(self._limits.sweep, remove=responses.remove, remove_session=session_rows.remove)
+        swept = self._writer.submit(sweep)
         swept.add_done_callback(self._swept)
 
     def _swept(self, swept: "asyncio.Future[bool]") -> None:
