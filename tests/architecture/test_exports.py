@@ -14,7 +14,7 @@ from tests.architecture.sources import PACKAGE
 PUBLIC: dict[str, str] = {
     "trunkline": "__version__",
     "trunkline.agent": """
-        Attachment AudioPart Cancellation ChatMessage FilePart FunctionCall ImagePart Output Reasoning Tool ToolCall
+        Ask Attachment AudioPart CHOICES Cancellation ChatMessage Choice FilePart FunctionCall ImagePart Output Reasoning Tool ToolCall
         ToolFinished ToolStarted Turn Usage""",
     "trunkline.assembly": "assemble build_endpoints",
     "trunkline.dialects.codec": """BackendCodec Decoder EVENT_STREAM Encoder Framing JSON_LINES KeepingEncoder SurfaceCodec
@@ -29,7 +29,7 @@ PUBLIC: dict[str, str] = {
         TrunklineError TurnFailure UnsupportedMediaType UnsupportedParameter""",
     "trunkline.model.events": """
         AnnotationAdded ApprovalRequested ApprovalResolved ArgumentsDelta CONTENT ChoiceDone Delta Event Extension
-        FinishReason IncompleteReason ItemDone ItemKind ItemStarted ReasoningDelta RefusalDelta SummaryDelta TERMINALS Terminal
+        FinishReason IncompleteReason ItemDone ItemKind ItemStarted OWN ReasoningDelta RefusalDelta SummaryDelta TERMINALS Terminal
         TextDelta TokensDelta ToolProgress TurnCancelled TurnCompleted TurnFailed TurnIncomplete TurnStarted
         UsageReported""",
     "trunkline.model.grammar": "DELTAS Grammar LIMITS WHOLE",
@@ -38,7 +38,7 @@ PUBLIC: dict[str, str] = {
         AudioPart FilePart FunctionCall FunctionCallOutput ImagePart Item Message OpaqueItem OpaquePart Part Reasoning
         RefusalPart Role Status TextPart ToolKind text_of""",
     "trunkline.model.request": """
-        AllowedTools JsonSchema NamedTool OpaqueTool OpaqueToolChoice Request ResponseFormat Tool ToolChoice""",
+        AllowedTools JsonSchema NamedTool OpaqueTool OpaqueToolChoice Request ResponseFormat Tool ToolChoice ToolEvents""",
     "trunkline.model.tokens": "TokenLogprob TopLogprob",
     "trunkline.model.turn": "ChoiceEnd Fold OpenItem Turn TurnItem fold terminal_for",
     "trunkline.model.usage": "Usage",

@@ -7,12 +7,12 @@ import msgspec
 import pytest
 
 from tests.wire.golden import Case, check, decode_answer, find_cases, pretty, read_events, write_error
-from trunkline.config.profiles import Profile
+from trunkline.config.profiles import PROFILES, Profile
 from trunkline.dialects.openai_chat import ChatBackend, ChatSurface
 from trunkline.model.errors import ErrorInfo, RequestError
 from trunkline.model.events import TurnFailed, TurnStarted
 from trunkline.model.grammar import Grammar
-from trunkline.model.request import Request
+from trunkline.model.request import Request, ToolEvents
 from trunkline.model.turn import fold
 
 FALLBACK = TurnStarted("chatcmpl-fallback", "fallback-model", 1700000000)
@@ -20,6 +20,8 @@ BACKEND = ChatBackend()
 
 
 def surface(case: Case) -> ChatSurface:
+    if "profile" in case.settings:
+        return ChatSurface(PROFILES[case.settings["profile"]])
     return ChatSurface(
         Profile(
             json_spacing=case.flag("json_spacing"),
@@ -29,7 +31,13 @@ def surface(case: Case) -> ChatSurface:
 
 
 def asked(case: Case) -> Request:
-    return Request(model=case.settings.get("model"), items=(), stream=True, include_usage=case.flag("include_usage"))
+    return Request(
+        model=case.settings.get("model"),
+        items=(),
+        stream=True,
+        include_usage=case.flag("include_usage"),
+        tool_events=msgspec.convert(case.settings.get("tool_events"), ToolEvents | None),
+    )
 
 
 def decode_request(case: Case) -> str:
@@ -57,7 +65,7 @@ def encode_turn(case: Case) -> str:
         grammar.feed(event)
     assert not isinstance(events[-1], TurnFailed)
     data = surface(case).encode_turn(fold(events), asked(case))
-    return data.decode() + "\n" if case.flag("json_spacing") else pretty(data)
+    return data.decode() + "\n" if b'": ' in data else pretty(data)
 
 
 def encode_request(case: Case) -> str:

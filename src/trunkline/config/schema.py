@@ -155,11 +155,13 @@ class PythonSettings(BackendSettings, frozen=True, kw_only=True, tag="python"):
         target: `module:attribute` or `path/file.py:attribute`, relative to the configuration file.
         history: What the agent sees of the conversation: all of it, the last message only, or all of it as one text.
         client_tools: Whether the agent handles tools that the client declares; otherwise they are refused.
+        approval_timeout_s: Positive a question of the agent (`turn.approve`) waits for an answer; then it is denied.
     """
 
     target: str
     history: Literal["full", "last", "flatten"] = "full"
     client_tools: bool = False
+    approval_timeout_s: Positive = 300.0
 
 
 class ScriptedSettings(BackendSettings, frozen=True, kw_only=True, tag="scripted"):

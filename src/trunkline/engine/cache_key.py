@@ -35,6 +35,7 @@ def _canonical(request: Request) -> bytes:
         asked={},
         stream=False,
         include_usage=False,
+        tool_events=None,
         # What becomes of the answer, where its history came from, which cache of the upstream's may help.
         store=None,
         background=False,

@@ -135,6 +135,10 @@ class ChoiceDone(msgspec.Struct, frozen=True, tag="choice_done"):
     finish_reason: FinishReason
 
 
+OWN = "trunkline"
+"""The name of an extension of ours, on the turn: how a result that is not a whole answer came to be. A profile may rename it."""
+
+
 class Extension(msgspec.Struct, frozen=True, tag="extension", omit_defaults=True, kw_only=True):
     """What the union cannot name: a key of the wire and its JSON."""
 

@@ -148,6 +148,13 @@ def _stream_options(draft: Draft, value: Json) -> None:
     options = reading.mapping(value, "stream_options")
     if options.get("include_usage") is not None:
         draft.fields["include_usage"] = reading.boolean(options["include_usage"], "stream_options.include_usage")
+    wanted = options.get("include_tool_events")
+    if wanted == "reasoning":
+        draft.fields["tool_events"] = "reasoning"
+    elif wanted is not None:
+        if not isinstance(wanted, bool):
+            reading.wrong_type("stream_options.include_tool_events", "a boolean or 'reasoning'", wanted)
+        draft.fields["tool_events"] = "events" if wanted else "off"
 
 
 def _stop(draft: Draft, value: Json) -> None:

@@ -14,7 +14,6 @@ from trunkline.model.request import AllowedTools, JsonSchema, NamedTool, OpaqueT
 _BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LENIENT_BOOLEANS = frozenset({"stream", "store"})
 _ABOUT_STORING = ("store", "metadata")
-_USAGE_OPTIONS = msgspec.Raw(b'{"include_usage":true}')
 
 
 def forward_body(body: bytes, request: Request, *, model: str, want_usage: bool) -> bytes:
@@ -22,13 +21,14 @@ def forward_body(body: bytes, request: Request, *, model: str, want_usage: bool)
 
     Every other byte of every value stays as it came, except booleans that the client wrote as strings: we accept those
     (decision 33), an upstream may not. What is about storing is left out of a request that is stored
-    here. `body` has been read before, so it is known to be an object.
+    here, and our own stream option, which an upstream need not know. `body` has been read before, so it is known to be an object.
     """
     ask_usage = want_usage and request.stream and not request.include_usage
     if (
         request.model == model
         and not ask_usage
         and not request.store
+        and request.tool_events is None
         and b'"true"' not in body
         and b'"false"' not in body
     ):
@@ -40,15 +40,22 @@ def forward_body(body: bytes, request: Request, *, model: str, want_usage: bool)
     members["model"] = msgspec.Raw(msgspec.json.encode(model))
     for key in _LENIENT_BOOLEANS & members.keys():
         members[key] = msgspec.Raw(bytes(members[key]).strip(b'"'))
-    if ask_usage:
-        options = members.get("stream_options")
-        if options is None or bytes(options) == b"null":
-            members["stream_options"] = _USAGE_OPTIONS
-        else:
-            merged = _BODY.decode(options)
-            merged["include_usage"] = msgspec.Raw(b"true")
-            members["stream_options"] = msgspec.Raw(msgspec.json.encode(merged))
+    if ask_usage or request.tool_events is not None:
+        _set_stream_options(members, ask_usage=ask_usage)
     return msgspec.json.encode(members)
+
+
+def _set_stream_options(members: dict[str, msgspec.Raw], *, ask_usage: bool) -> None:
+    options = members.pop("stream_options", None)
+    if options is None or bytes(options) == b"null":
+        merged = {}
+    else:
+        merged = _BODY.decode(options)
+        merged.pop("include_tool_events", None)
+    if ask_usage:
+        merged["include_usage"] = msgspec.Raw(b"true")
+    if merged:
+        members["stream_options"] = msgspec.Raw(msgspec.json.encode(merged))
 
 
 def encode_request(request: Request, *, model: str, want_usage: bool) -> bytes:

@@ -16,11 +16,12 @@ from trunkline.dialects.codec import EVENT_STREAM
 from trunkline.dialects.openai_chat import parts
 from trunkline.dialects.openai_chat.decode_request import decode_request
 from trunkline.dialects.openai_chat.messages import write_call
+from trunkline.dialects.openai_chat.own_events import OwnEvents
 from trunkline.dialects.openai_chat.stored import KeepingChatEncoder
 from trunkline.model import events as ev
 from trunkline.model.errors import ErrorInfo
 from trunkline.model.items import FunctionCall, Message, Reasoning, RefusalPart, TextPart, ToolKind
-from trunkline.model.request import Request
+from trunkline.model.request import Request, ToolEvents
 from trunkline.model.tokens import TokenLogprob
 from trunkline.model.turn import ChoiceEnd, Turn, TurnItem
 from trunkline.model.usage import Usage
@@ -39,25 +40,26 @@ _HOLE_JSON = _encode(_HOLE)
 
 
 class ChatSurface:
-    """The codec for chat completion clients, with a profile's wire settings."""
+    """The codec for chat completion clients, with a profile's wire settings. `tool_events`: in place of the profile's."""
 
     name = NAME
     framing = EVENT_STREAM
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, *, tool_events: ToolEvents | None = None) -> None:
         self._profile = profile
+        self._tool_events = tool_events or profile.tool_events
 
     def decode_request(self, body: bytes) -> Request:
         return decode_request(body)
 
     def encoder(self, request: Request) -> "ChatEncoder | KeepingChatEncoder":
-        encoder = ChatEncoder(request, spaced=self._profile.json_spacing)
+        encoder = ChatEncoder(request, self._profile, tool_events=request.tool_events or self._tool_events)
         if not request.store:
             return encoder
         return KeepingChatEncoder(encoder, write=lambda turn: self.encode_turn(turn, request))
 
     def encode_turn(self, turn: Turn, request: Request) -> bytes:
-        return _dump(encode_turn(turn, request), spaced=self._profile.json_spacing)
+        return _dump(encode_turn(turn, request, self._profile), spaced=self._profile.json_spacing)
 
     def encode_error(self, error: ErrorInfo) -> bytes:
         if self._profile.error_style == "plain":
@@ -94,15 +96,19 @@ class _Choice:
 class ChatEncoder:
     """Events of one answer to the bytes of its stream."""
 
-    def __init__(self, request: Request, *, spaced: bool) -> None:
+    def __init__(self, request: Request, profile: Profile, *, tool_events: ToolEvents) -> None:
         self._request = request
-        self._spaced = spaced
+        self._profile = profile
+        self._tool_events = tool_events
+        self._spaced = profile.json_spacing
         self._head: dict[str, object] = {}
         self._choices: dict[int, _Choice] = {}
         # item index -> choice, call number, tool kind; hosted items are absent
         self._items: dict[int, tuple[int, int, ToolKind]] = {}
         self._extras: dict[str, msgspec.Raw] = {}
         self._usage: Usage | None = None
+        self._own: OwnEvents | None = None  # made for the first of them: most streams have none
+        self._finished: list[ev.ChoiceDone] = []  # wait for the usage, where that goes with them
 
     def feed(self, event: ev.Event) -> bytes:
         rule = self._RULES.get(type(event))
@@ -193,11 +199,17 @@ class ChatEncoder:
         return self._chunk(entry[0], {}) if choice.logprobs else b""
 
     def _choice_done(self, event: ev.ChoiceDone) -> bytes:
+        if self._profile.chat_usage == "finish":
+            self._finished.append(event)
+            return b""
+        return self._finish(event)
+
+    def _finish(self, event: ev.ChoiceDone, *, usage: Usage | None = None) -> bytes:
         # Neither text nor a call nor a refusal: the content is an empty string, as in the whole answer.
         choice = self._choice(event.choice)
         said = choice.said or not choice.delta_extras.keys().isdisjoint(_SAID)
         opening = b"" if said else self._chunk(event.choice, {"content": ""})
-        return opening + self._chunk(event.choice, {}, finish_reason=event.finish_reason)
+        return opening + self._chunk(event.choice, {}, finish_reason=event.finish_reason, usage=usage)
 
     def _usage_reported(self, event: ev.UsageReported) -> bytes:
         self._usage = event.usage
@@ -223,15 +235,37 @@ class ChatEncoder:
             for choice in self._choices.values():
                 choice.templates.clear()
         else:
-            self._extras[event.name] = event.payload
+            self._extras[self._profile.own_name if event.name == ev.OWN else event.name] = event.payload
         return sent
 
+    def _tool_progress(self, event: ev.ToolProgress) -> bytes:
+        own = self._own_events()
+        line = own.tool_line(event)
+        return self._chunk(0, {"reasoning_content": line}) if line else own.tool_frame(event)
+
+    def _approval_requested(self, event: ev.ApprovalRequested) -> bytes:
+        return self._own_events().approval_requested(event)
+
+    def _approval_resolved(self, event: ev.ApprovalResolved) -> bytes:
+        return self._own_events().approval_resolved(event)
+
+    def _own_events(self) -> OwnEvents:
+        if self._own is None:
+            self._own = OwnEvents(
+                name=self._profile.own_name,
+                tools=self._tool_events,
+                shape=self._profile.tool_event_shape,
+                spaced=self._spaced,
+                turn_id=str(self._head.get("id", "")),
+            )
+        return self._own
+
     def _completed(self, event: ev.TurnCompleted) -> bytes:
-        return self._trailer() + DONE
+        return self._ended()
 
     def _incomplete(self, event: ev.TurnIncomplete) -> bytes:
         # A turn cut because its client left has nobody to tell; one cut by a limit has finish reasons in all its choices.
-        return self._trailer() + DONE if event.reason in ("max_output_tokens", "content_filter") else b""
+        return self._ended() if event.reason in ("max_output_tokens", "content_filter") else b""
 
     def _failed(self, event: ev.TurnFailed) -> bytes:
         # Decision 4: an error object ends the stream; neither a finish reason nor [DONE] may pretend success.
@@ -241,6 +275,14 @@ class ChatEncoder:
         return self._frame(
             parts.write_error(ErrorInfo(message="the answer was cancelled", type="server_error", code="cancelled"))
         )
+
+    def _ended(self) -> bytes:
+        """What is left to say at a good end."""
+        finished = [
+            self._finish(event, usage=(self._usage or Usage()) if event is self._finished[-1] else None)
+            for event in self._finished
+        ]
+        return b"".join([*finished, self._trailer(), DONE])
 
     def _trailer(self) -> bytes:
         """The usage chunk, where the client asked for it, and unknown keys that no chunk has carried yet."""
@@ -258,7 +300,13 @@ class ChatEncoder:
         return choice
 
     def _chunk(
-        self, index: int, delta: dict[str, object], *, finish_reason: str | None = None, refusal: bool = False
+        self,
+        index: int,
+        delta: dict[str, object],
+        *,
+        finish_reason: str | None = None,
+        refusal: bool = False,
+        usage: Usage | None = None,
     ) -> bytes:
         choice = self._choice(index)
         if choice.delta_extras:
@@ -281,7 +329,10 @@ class ChatEncoder:
         if choice.extras:
             wire.update(choice.extras)
             choice.extras = {}
-        return self._frame(self._with_extras(self._envelope(wire)))
+        chunk = self._with_extras(self._envelope(wire))
+        if usage is not None:
+            chunk["usage"] = parts.write_usage(usage)
+        return self._frame(chunk)
 
     def _envelope(self, choice: Mapping[str, object]) -> dict[str, object]:
         chunk: dict[str, object] = {**self._head, "choices": [choice]}
@@ -318,6 +369,9 @@ class ChatEncoder:
         ev.ChoiceDone: _choice_done,
         ev.UsageReported: _usage_reported,
         ev.Extension: _extension,
+        ev.ToolProgress: _tool_progress,
+        ev.ApprovalRequested: _approval_requested,
+        ev.ApprovalResolved: _approval_resolved,
         ev.TurnCompleted: _completed,
         ev.TurnIncomplete: _incomplete,
         ev.TurnFailed: _failed,
@@ -336,7 +390,7 @@ def _call_delta(number: int, tool: ToolKind, text: str) -> dict[str, object]:
     return {"tool_calls": [{"index": number, **inner}]}
 
 
-def encode_turn(turn: Turn, request: Request) -> dict[str, object]:
+def encode_turn(turn: Turn, request: Request, profile: Profile) -> dict[str, object]:
     """The whole answer as one `chat.completion` object."""
     by_choice: dict[int, list[TurnItem]] = {choice.index: [] for choice in turn.choices}
     for item in turn.items:
@@ -348,9 +402,12 @@ def encode_turn(turn: Turn, request: Request) -> dict[str, object]:
         "model": request.model or turn.model,
         "choices": [_whole_choice(choice, by_choice[choice.index]) for choice in turn.choices],
     }
-    if turn.usage is not None:
-        completion["usage"] = parts.write_usage(turn.usage)
-    completion.update(parts.join_extensions(turn.extensions))
+    if turn.usage is not None or profile.chat_usage != "known":
+        completion["usage"] = parts.write_usage(turn.usage or Usage())
+    extras = parts.join_extensions(turn.extensions)
+    if ev.OWN in extras:
+        extras[profile.own_name] = extras.pop(ev.OWN)
+    completion.update(extras)
     return completion
 
 

@@ -1,0 +1,83 @@
+"""What an agent does besides answering, in a chat stream: the tools it runs, and what it asks a person.
+
+The API has no chunk for either. Tools are shown where the client or the server wants it, as named events or as lines of
+reasoning for clients that show only that. Questions are always sent: a client that never saw one would wait for nothing.
+
+A named event is also a chunk with no choices (`choices: []`), as the one with usage is, because most clients do not look at an
+event's name: the official SDKs hand it over as a chunk, others check that `choices` is a list. A profile may have the bare form
+that its own clients know.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from trunkline.model import events as ev
+from trunkline.model.request import ToolEvents
+
+EMOJI = "\u26a1"
+"""Before the name of a tool of which nothing else is known, in the form that wants one."""
+
+_encode = msgspec.json.encode
+
+
+class OwnEvents:
+    """One stream's. `name` stands before the events' own names."""
+
+    def __init__(
+        self, *, name: str, tools: ToolEvents, shape: Literal["chunk", "bare"], spaced: bool, turn_id: str
+    ) -> None:
+        self._name = name
+        self._tools = tools
+        self._shape = shape
+        self._spaced = spaced
+        self._turn_id = turn_id
+        self._running: set[str] = set()
+
+    def tool_frame(self, event: ev.ToolProgress) -> bytes:
+        """The named event of a tool's progress; nothing where none is wanted."""
+        if self._tools != "events" or not self._follows(event):
+            return b""
+        data: dict[str, object] = {"tool": event.name}
+        if event.status == "running":
+            if self._shape == "bare":
+                data["emoji"] = EMOJI
+            data["label"] = event.label or event.name
+        data["toolCallId" if self._shape == "bare" else "call_id"] = event.call_id
+        data["status"] = event.status
+        if event.failed:
+            data["failed"] = True
+        return self._frame("tool.progress", data, bare=self._shape == "bare")
+
+    def tool_line(self, event: ev.ToolProgress) -> str:
+        """The same as a line of reasoning."""
+        if self._tools != "reasoning" or not self._follows(event):
+            return ""
+        if event.status == "running":
+            return f"{event.name}: {event.label}\n" if event.label else f"{event.name}\n"
+        return f"{event.name} failed\n" if event.failed else ""
+
+    def approval_requested(self, event: ev.ApprovalRequested) -> bytes:
+        asked = {"call_id": event.call_id, "tool": event.tool, "text": event.text, "choices": event.choices}
+        return self._frame("approval.requested", {"approval": asked})
+
+    def approval_resolved(self, event: ev.ApprovalResolved) -> bytes:
+        return self._frame("approval.resolved", {"approval": {"call_id": event.call_id, "choice": event.choice}})
+
+    def _follows(self, event: ev.ToolProgress) -> bool:
+        """Whether clients may see it: not a tool of the agent's own affairs, and no end of what never began."""
+        if event.name.startswith("_"):
+            return False
+        if event.status == "running":
+            self._running.add(event.call_id)
+            return True
+        began = event.call_id in self._running
+        self._running.discard(event.call_id)
+        return began
+
+    def _frame(self, kind: str, data: dict[str, object], *, bare: bool = False) -> bytes:
+        name = f"{self._name}.{kind}"
+        written = _encode(data if bare else {"id": self._turn_id, "object": name, "choices": [], **data})
+        if self._spaced:
+            written = msgspec.json.format(written, indent=0)
+        return b"event: %b\ndata: %b\n\n" % (name.encode(), written)
