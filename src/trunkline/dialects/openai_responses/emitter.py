@@ -18,6 +18,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+from trunkline.dialects.openai_responses.agent_events import AgentEvents
 from trunkline.dialects.openai_responses.parts import write_annotation, write_logprobs
 from trunkline.dialects.openai_responses.response import ResponseBuilder, Settings
 from trunkline.dialects.openai_responses.write_items import EVENT_PREFIX, derived_id, write_output_item, write_text
@@ -84,11 +85,13 @@ class ResponseEmitter:
     def __init__(self, request: Request, settings: Settings, now: Callable[[], float]) -> None:
         self._logprobs = request.logprobs
         self._spaced = settings.json_spacing
+        self._own_name = settings.own_name
         self._now = now
         self._builder = ResponseBuilder(request, settings)
         self._fold = Fold()
         self._started: ev.TurnStarted | None = None
         self._items: dict[int, _Shown] = {}
+        self._agent: AgentEvents | None = None  # most answers are no agent's
         self.next_output = 0
         """The place that the next item gets."""
         self.sequence_number = 0
@@ -298,6 +301,11 @@ class ResponseEmitter:
             members["item_id"] = shown.item_id
         return [self._emit(event.name, {"output_index": shown.output_index, **members})]
 
+    def _of_agent(self, event: ev.ToolProgress | ev.ApprovalRequested | ev.ApprovalResolved) -> list[Emitted]:
+        if self._agent is None:
+            self._agent = AgentEvents(self._own_name)
+        return [self._emit(*self._agent.write(event, response_id=self._turn_id, now=self._now()))]
+
     # Parts
 
     def _open_part(self, shown: _Shown, kind: Literal["output_text", "refusal", "reasoning_text"]) -> list[Emitted]:
@@ -455,6 +463,9 @@ class ResponseEmitter:
         ev.AnnotationAdded: _annotation,
         ev.ItemDone: _item_done,
         ev.Extension: _extension,
+        ev.ToolProgress: _of_agent,
+        ev.ApprovalRequested: _of_agent,
+        ev.ApprovalResolved: _of_agent,
         ev.UsageReported: _keep,
         ev.TurnCompleted: _end,
         ev.TurnIncomplete: _end,

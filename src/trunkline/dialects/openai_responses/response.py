@@ -28,11 +28,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         json_spacing: JSON in streams is written `"key": value` instead of `"key":value` (decision 7).
         done_sentinel: `data: [DONE]` follows the terminal event (decision 8).
         usage_details: usage always has its details, 0 where unknown (decision 9).
+        own_name: begins the names of events that the API does not have.
     """
 
     json_spacing: bool = False
     done_sentinel: bool = True
     usage_details: bool = True
+    own_name: str = "trunkline"
 
 
 class ResponseBuilder:

@@ -39,6 +39,7 @@ class ResponsesSurface:
             json_spacing=profile.json_spacing,
             done_sentinel=profile.done_sentinel,
             usage_details=profile.usage_details,
+            own_name=profile.own_name,
         )
 
     def decode_request(self, body: bytes, *, needs_input: bool = True) -> Request:
