@@ -6,12 +6,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from trunkline.engine.runs import Runs
 from trunkline.ports.backend import Backend, Checkable
 from trunkline.ports.stores import Store
 from trunkline.routing.catalog import Catalog
+from trunkline.server.dispatch import Dispatch
 from trunkline.server.errors import ErrorsFor
 from trunkline.server.middleware.auth import Authentication, tenants_by_digest
 from trunkline.server.middleware.cors import Cors
@@ -53,9 +54,12 @@ class Application:
         self._router = Router(
             routes=routes, redirect_slashes=False, default=_no_route, lifespan=lambda _app: self.running()
         )
-        inner: ASGIApp = Authentication(self._router, tenants_by_digest(runtime.settings), runtime.profile)
-        inner = Cors(inner, runtime.settings.cors_origins)
-        self._edge = Edge(inner, runtime, errors=errors, accounts=accounts)
+        gates = (
+            Cors(runtime.settings.cors_origins),
+            Authentication(tenants_by_digest(runtime.settings), runtime.profile),
+        )
+        find = Dispatch(self._router).find
+        self._edge = Edge(find, runtime, gates=gates, errors=errors, accounts=accounts)
 
     @property
     def routes(self) -> Sequence[BaseRoute]:

@@ -1,6 +1,6 @@
 """Reading a request body, bounded."""
 
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope
 
 from trunkline.model.errors import PayloadTooLarge, RequestError
 from trunkline.server.exchange import header
@@ -9,16 +9,17 @@ from trunkline.server.exchange import header
 async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int) -> bytes:
     """The whole body. Raises PayloadTooLarge as soon as it is known to be too large, before it is read."""
     _check_announced(scope, limit_bytes)
-    pieces: list[bytes] = []
-    size = 0
-    while True:
-        piece, more = await _piece(receive)
-        size += len(piece)
-        if size > limit_bytes:
-            raise _too_large(limit_bytes)
+    piece, more = _piece(await receive())
+    if not more and len(piece) <= limit_bytes:
+        return piece
+    pieces, size = [piece], len(piece)
+    while size <= limit_bytes:
         if not more:
-            return b"".join([*pieces, piece]) if pieces else piece
+            return b"".join(pieces)
+        piece, more = _piece(await receive())
         pieces.append(piece)
+        size += len(piece)
+    raise _too_large(limit_bytes)
 
 
 async def read_large_body(scope: Scope, receive: Receive, *, limit_bytes: int) -> bytearray:
@@ -27,19 +28,18 @@ async def read_large_body(scope: Scope, receive: Receive, *, limit_bytes: int) -
     body = bytearray()
     more = True
     while more:
-        piece, more = await _piece(receive)
+        piece, more = _piece(await receive())
         if len(body) + len(piece) > limit_bytes:
             raise _too_large(limit_bytes)
         body += piece
     return body
 
 
-async def _piece(receive: Receive) -> tuple[bytes, bool]:
-    """What came next, and whether more will."""
-    message = await receive()
+def _piece(message: Message) -> tuple[bytes, bool]:
+    """What came, and whether more will."""
     if message["type"] == "http.disconnect":
         raise RequestError("the client left before its request was complete", code="client_disconnected")
-    return bytes(message.get("body", b"")), bool(message.get("more_body"))
+    return message.get("body", b""), message.get("more_body", False)
 
 
 def _check_announced(scope: Scope, limit_bytes: int) -> None:

@@ -1,11 +1,12 @@
 """One HTTP exchange: what the middleware layers and the surface share about it.
 
 It travels in the ASGI scope. Response headers are collected here and added once, where the head is sent, so that no layer
-but the outermost has to wrap `send`: a wrapper costs a call per streamed event.
+but the outermost has to wrap `send`: a wrapper costs a call per streamed event. Request headers are indexed once, because a
+request has a dozen or two and nearly every layer asks for one.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from starlette.types import Scope, Send
 
@@ -16,15 +17,20 @@ Header = tuple[bytes, bytes]
 NAME_CHARACTERS = 100
 NAMES = 20
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
+_NO_HEADERS: Mapping[bytes, bytes] = {}
 
 
 class Exchange:
-    """Mutable on purpose: one per request. `send_body` is the server's own `send`, for what follows the head."""
+    """Mutable on purpose: one per request. `send_body` is the server's own `send`, for what follows the head. `received` are the
+    request's headers by their lower-case names, the first of each."""
 
-    __slots__ = ("headers", "outcome", "request_id", "send_body", "started_s", "status", "tenant")
+    __slots__ = ("headers", "outcome", "received", "request_id", "send_body", "started_s", "status", "tenant")
 
-    def __init__(self, *, request_id: str, started_s: float, send: Send) -> None:
+    def __init__(
+        self, *, request_id: str, started_s: float, send: Send, received: Mapping[bytes, bytes] = _NO_HEADERS
+    ) -> None:
         self.request_id = request_id
+        self.received = received
         self.send_body = send
         self.started_s = started_s  # monotonic clock
         self.headers: list[Header] = []
@@ -39,12 +45,14 @@ def exchange_of(scope: Scope) -> Exchange:
     return exchange
 
 
+def received_headers(scope: Scope) -> Mapping[bytes, bytes]:
+    """A request's headers by name, the first of each."""
+    return dict(reversed(scope["headers"]))
+
+
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The first header of that (lower-case) name."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value)
-    return None
+    return exchange_of(scope).received.get(name)
 
 
 def header_text(text: str) -> bytes:

@@ -16,9 +16,11 @@ class ByMethod:
     def __init__(self, applications: Mapping[str, ASGIApp]) -> None:
         self._applications = applications
 
+    def of(self, method: str) -> ASGIApp:
+        return self._applications["GET" if method == "HEAD" else method]
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        method = scope["method"]
-        await self._applications["GET" if method == "HEAD" else method](scope, receive, send)
+        await self.of(scope["method"])(scope, receive, send)
 
 
 def resource(path: str, applications: Mapping[str, ASGIApp]) -> Route:

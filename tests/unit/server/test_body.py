@@ -7,10 +7,16 @@ from starlette.types import Message, Scope
 
 from trunkline.model.errors import PayloadTooLarge, RequestError
 from trunkline.server.body import read_body
+from trunkline.server.exchange import KEY, Exchange
 
 
 def scope(length: int | None = None) -> Scope:
-    return {"type": "http", "headers": [] if length is None else [(b"content-length", str(length).encode())]}
+    received = {} if length is None else {b"content-length": str(length).encode()}
+    return {"type": "http", KEY: Exchange(request_id="req_1", started_s=0.0, send=unsent, received=received)}
+
+
+async def unsent(message: Message) -> None:
+    raise AssertionError(message)
 
 
 async def read(*pieces: bytes | None, limit: int = 10, length: int | None = None, last: bool = True) -> bytes:

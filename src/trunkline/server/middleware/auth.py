@@ -16,7 +16,7 @@ from trunkline.config.profiles import Profile
 from trunkline.config.schema import ServerSettings
 from trunkline.model.errors import AuthenticationError, ErrorInfo, PermissionDenied, RequestError
 from trunkline.server.errors import send_error
-from trunkline.server.exchange import exchange_of, header
+from trunkline.server.exchange import Exchange
 
 
 def tenants_by_digest(settings: ServerSettings) -> Mapping[bytes, str]:
@@ -36,29 +36,28 @@ class DetailErrors:
 class Authentication:
     """Names the tenant of an exchange, or refuses it."""
 
-    def __init__(self, app: ASGIApp, tenants: Mapping[bytes, str], profile: Profile) -> None:
-        self._app = app
+    def __init__(self, tenants: Mapping[bytes, str], profile: Profile) -> None:
         self._tenants = tenants
         self._profile = profile
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        key = self._taken_from_query(scope)
+    def __call__(self, scope: Scope, exchange: Exchange) -> ASGIApp | None:
+        parameter = self._profile.key_parameter
+        key = None if parameter is None else self._taken_from_query(scope, parameter)
         if self._tenants and scope["path"] not in self._profile.open_paths:
-            exchange = exchange_of(scope)
             exchange.tenant = "-"  # nobody yet: what is refused belongs to no tenant
             try:
-                exchange.tenant = self._tenant(self._token(scope, key))
+                exchange.tenant = self._tenant(self._token(exchange, key))
             except RequestError as error:
                 if self._profile.auth_errors == "openai":
                     raise
-                await send_error(error, exchange, DetailErrors(), send)
-                return
-        await self._app(scope, receive, send)
+                return _detailed(error, exchange)
+        return None
 
-    def _taken_from_query(self, scope: Scope) -> bytes | None:
+    @staticmethod
+    def _taken_from_query(scope: Scope, parameter: str) -> bytes | None:
         """The key in the query, where the profile has a place for it. It is nobody's parameter from here on."""
-        parameter, query = self._profile.key_parameter, bytes(scope["query_string"])
-        if parameter is None or parameter.encode() not in query:
+        query = bytes(scope["query_string"])
+        if parameter.encode() not in query:
             return None
         pairs = query.split(b"&")
         scope["query_string"] = b"&".join([pair for pair in pairs if pair.partition(b"=")[0] != parameter.encode()])
@@ -66,8 +65,8 @@ class Authentication:
         return given[0].encode() if given else None
 
     @staticmethod
-    def _token(scope: Scope, key: bytes | None) -> bytes:
-        authorization = header(scope, b"authorization")
+    def _token(exchange: Exchange, key: bytes | None) -> bytes:
+        authorization = exchange.received.get(b"authorization")
         if authorization is None and key is not None:
             return key
         if authorization is None:
@@ -75,7 +74,7 @@ class Authentication:
         scheme, _, token = authorization.partition(b" ")
         if scheme.lower() != b"bearer":
             raise AuthenticationError("Incorrect authorization header; expected 'Authorization: Bearer KEY'.")
-        return bytes(token.strip())
+        return token.strip()
 
     def _tenant(self, token: bytes) -> str:
         tenant = self._tenants.get(sha256(token).digest())
@@ -84,3 +83,10 @@ class Authentication:
                 raise PermissionDenied("Incorrect API key provided.", code="invalid_api_key")
             raise AuthenticationError("Incorrect API key provided.")
         return tenant
+
+
+def _detailed(error: RequestError, exchange: Exchange) -> ASGIApp:
+    async def refuse(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send_error(error, exchange, DetailErrors(), send)
+
+    return refuse

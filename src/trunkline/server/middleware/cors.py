@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trunkline.model.errors import PermissionDenied
-from trunkline.server.exchange import Header, exchange_of, header
+from trunkline.server.exchange import Exchange, Header
 
 _METHODS = b"GET, POST, DELETE, OPTIONS"
 _REQUEST_HEADERS = b"Authorization, Content-Type, Idempotency-Key, X-Request-Id, X-Session-Id"
@@ -25,16 +25,15 @@ MAX_AGE_S = 600
 class Cors:
     """Answers preflights, adds the headers for listed origins, refuses the rest."""
 
-    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
-        self._app = app
+    def __init__(self, origins: Sequence[str]) -> None:
         self._any = "*" in origins
         self._origins = frozenset(origin.rstrip("/").encode() for origin in origins)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        origin = header(scope, b"origin")
+    def __call__(self, scope: Scope, exchange: Exchange) -> ASGIApp | None:
+        received = exchange.received
+        origin = received.get(b"origin")
         if origin is None:
-            await self._app(scope, receive, send)
-            return
+            return None
         if not self._any and origin not in self._origins:
             raise PermissionDenied(
                 "this origin is not allowed; list it in server.cors_origins", code="origin_not_allowed"
@@ -45,19 +44,26 @@ class Cors:
         ]
         if not self._any:
             headers.append((b"vary", b"Origin"))
-        exchange = exchange_of(scope)
         exchange.headers.extend(headers)
-        if scope["method"] == "OPTIONS" and header(scope, b"access-control-request-method") is not None:
-            preflight = [
-                (b"access-control-allow-methods", _METHODS),
-                (b"access-control-allow-headers", _allowed(header(scope, b"access-control-request-headers") or b"")),
-                (b"access-control-max-age", str(MAX_AGE_S).encode()),
-                (b"content-length", b"0"),
-            ]
-            await send({"type": "http.response.start", "status": 200, "headers": preflight})
-            await send({"type": "http.response.body", "body": b""})
-            return
-        await self._app(scope, receive, send)
+        if scope["method"] != "OPTIONS" or b"access-control-request-method" not in received:
+            return None
+        return _preflight(received.get(b"access-control-request-headers", b""))
+
+
+def _preflight(asked: bytes) -> ASGIApp:
+    """Answers what a browser asks before it asks."""
+    headers = [
+        (b"access-control-allow-methods", _METHODS),
+        (b"access-control-allow-headers", _allowed(asked)),
+        (b"access-control-max-age", str(MAX_AGE_S).encode()),
+        (b"content-length", b"0"),
+    ]
+
+    async def answer(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    return answer
 
 
 def _allowed(asked: bytes) -> bytes:

@@ -1,9 +1,14 @@
 """The outermost layer: gives the exchange its id, adds the headers every response has, turns whatever was raised into an
-envelope, and accounts for the request when it has ended. It is the only layer that wraps `send`."""
+envelope, and accounts for the request when it has ended. It is the only layer that wraps `send`.
+
+What stands before a surface are gates, called in order and not wrapped around one another: whatever a surface waits for, each
+layer around it would be gone through once more when that arrives.
+"""
 
 import asyncio
 import logging
 import re
+from collections.abc import Callable, Mapping, Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,7 +17,7 @@ from trunkline.model.errors import BackendUnavailable, InternalError, MethodNotA
 from trunkline.model.ids import new_id
 from trunkline.server.accounting import account
 from trunkline.server.errors import ErrorsFor, send_error
-from trunkline.server.exchange import KEY, Exchange, Header, header
+from trunkline.server.exchange import KEY, Exchange, Header, received_headers
 from trunkline.server.runtime import Runtime
 from trunkline.telemetry.accounts import Accounts
 
@@ -31,11 +36,24 @@ _SECURITY: list[Header] = [
 ]
 
 
-class Edge:
-    """Wraps the application."""
+Gate = Callable[[Scope, Exchange], ASGIApp | None]
+"""Lets a request pass, or gives what answers it instead. Raises a TrunklineError to refuse it."""
 
-    def __init__(self, app: ASGIApp, runtime: Runtime, *, errors: ErrorsFor, accounts: Accounts) -> None:
-        self._app = app
+
+class Edge:
+    """Around everything that answers. `find` gives the surface for a request that has passed the gates."""
+
+    def __init__(
+        self,
+        find: Callable[[Scope], ASGIApp],
+        runtime: Runtime,
+        *,
+        gates: Sequence[Gate],
+        errors: ErrorsFor,
+        accounts: Accounts,
+    ) -> None:
+        self._find = find
+        self._gates = gates
         self._clock = runtime.clock
         self._entropy = runtime.entropy
         self._state = runtime.state
@@ -43,8 +61,12 @@ class Edge:
         self._accounts = accounts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        received = received_headers(scope)
         exchange = scope[KEY] = Exchange(
-            request_id=self._request_id(scope), started_s=self._clock.monotonic_s(), send=send
+            request_id=self._request_id(received),
+            started_s=self._clock.monotonic_s(),
+            send=send,
+            received=received,
         )
 
         async def send_out(message: Message) -> None:
@@ -64,7 +86,7 @@ class Edge:
         if task is not None:
             self._state.in_flight.add(task)
         try:
-            await self._app(scope, receive, send_out)
+            await self._answering(scope, exchange)(scope, receive, send_out)
         except TrunklineError as error:
             await self._render(error, exchange, scope, send_out)
         except HTTPException as error:
@@ -84,8 +106,15 @@ class Edge:
             del scope[KEY]  # it holds the server's `send`, which holds the scope: a cycle would outlive the request
             account(self._accounts, exchange, method=scope["method"], path=scope["path"])
 
-    def _request_id(self, scope: Scope) -> str:
-        given = header(scope, b"x-request-id")
+    def _answering(self, scope: Scope, exchange: Exchange) -> ASGIApp:
+        for gate in self._gates:
+            instead = gate(scope, exchange)
+            if instead is not None:
+                return instead
+        return self._find(scope)
+
+    def _request_id(self, received: Mapping[bytes, bytes]) -> str:
+        given = received.get(b"x-request-id")
         if given is not None and _REQUEST_ID.fullmatch(given):
             return given.decode("ascii")
         return new_id("req_", self._entropy)
