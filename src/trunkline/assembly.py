@@ -9,7 +9,7 @@ import msgspec
 
 from trunkline.config.profiles import Profile, profile_named
 from trunkline.config.schema import Backend as Settings
-from trunkline.config.schema import BackendSettings, Config, HttpSettings
+from trunkline.config.schema import BackendSettings, Config, HttpSettings, PythonSettings
 from trunkline.dialects.openai_chat import ChatSurface
 from trunkline.dialects.openai_responses import ResponsesSurface
 from trunkline.engine.approvals import ApprovalRegistry
@@ -71,7 +71,14 @@ def assemble(
     backends = build_endpoints(config, base_dir=base_dir, agents=agents, clock=clock, entropy=entropy)
     endpoints = tuple([endpoint for of_backend in backends.values() for endpoint in of_backend])
     catalog, balancer = Catalog(endpoints, clock=clock), Balancer()
-    router = Router(backends, config.models, catalog, default_model=config.server.default_model)
+    router = Router(
+        backends,
+        config.models,
+        catalog,
+        default_model=config.server.default_model,
+        choice=profile.model_choice,
+        unknown_status=profile.unknown_model_status,
+    )
     store = sqlite.build(config.store, base_dir=base_dir, clock=clock)
     usage_meter = UsageMeter(store, clock=clock)
     access_log = AccessLog(sys.stderr) if config.server.access_log else None
@@ -181,6 +188,9 @@ def build_endpoints(
     config: Config, *, base_dir: Path, clock: Clock, entropy: Entropy, agents: Mapping[str, object] = {}
 ) -> dict[str, tuple[Endpoint, ...]]:
     """Every configured backend's endpoints, built but not started."""
+    profile = profile_named(config.server.profile)
+    agent_count = sum(isinstance(settings, PythonSettings) for settings in config.backends.values())
+    usual_name = profile.agent_name if agent_count == 1 else None
     return {
         name: tuple(
             [
@@ -193,8 +203,9 @@ def build_endpoints(
                             base_dir=base_dir,
                             clock=clock,
                             entropy=entropy,
-                            model_name=config.server.model_name or (name if name in agents else None),
+                            model_name=config.server.model_name or (name if name in agents else usual_name),
                             agent=agents.get(name),
+                            ignores_tools=profile.ignores_tools,
                         ),
                     ),
                     clock=clock,

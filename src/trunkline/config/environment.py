@@ -18,7 +18,9 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
         variable: Environment variable; an empty one counts as not set.
         flag: Flag of `trunkline serve`, where there is one.
         key: Dotted key in the file.
-        kind: How the text becomes a value: as it is, as a number, as a list of one, or as the URL of a store in that file.
+        kind: How the text becomes a value: as it is, as a number, as a list of one, as a list that commas part, or as the URL of a
+            store in that file.
+        lenient: A text that is no number counts as not set; otherwise it is an error.
         profile: The only profile under which it is read; absent: any. A key set by another variable before stays.
         doc: What it is for.
     """
@@ -27,13 +29,20 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     doc: str
     flag: str | None = None
-    kind: Literal["text", "integer", "list", "file"] = "text"
+    kind: Literal["text", "integer", "list", "names", "file"] = "text"
+    lenient: bool = False
     profile: str | None = None
+
+    def counts(self, text: str | None) -> bool:
+        """Whether the variable is set to something."""
+        return bool(text) and not (self.lenient and isinstance(self.value(text or ""), str))
 
     def value(self, text: str) -> object:
         """The text as the file would have it. What is no number stays text: the schema then says what it should be."""
         if self.kind == "list":
             return [text]
+        if self.kind == "names":
+            return [name.strip() for name in text.split(",") if name.strip()]
         if self.kind == "file":
             return f"sqlite:///{text}"
         if self.kind == "integer":
@@ -75,6 +84,40 @@ OVERRIDES = (
         kind="file",
         profile="nomyo",
         doc="The store's file; read under the profile `nomyo` only.",
+    ),
+    Override(
+        variable="API_SERVER_HOST",
+        key="server.host",
+        profile="hermes",
+        doc="The same as `TRUNKLINE_HOST`; read under the profile `hermes` only, as the next four.",
+    ),
+    Override(
+        variable="API_SERVER_PORT",
+        key="server.port",
+        kind="integer",
+        lenient=True,
+        profile="hermes",
+        doc="The same as `TRUNKLINE_PORT`; what is no number counts as not set.",
+    ),
+    Override(
+        variable="API_SERVER_KEY",
+        key="server.api_keys",
+        kind="list",
+        profile="hermes",
+        doc="The same as `TRUNKLINE_API_KEY`.",
+    ),
+    Override(
+        variable="API_SERVER_CORS_ORIGINS",
+        key="server.cors_origins",
+        kind="names",
+        profile="hermes",
+        doc="Browser origins that may call, with commas between them.",
+    ),
+    Override(
+        variable="API_SERVER_MODEL_NAME",
+        key="server.model_name",
+        profile="hermes",
+        doc="Name under which a single agent is shown.",
     ),
 )
 

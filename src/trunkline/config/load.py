@@ -15,6 +15,7 @@ import msgspec
 from trunkline.config.checks import inconsistency
 from trunkline.config.environment import OVERRIDES, Override
 from trunkline.config.expect import Document, first_problem
+from trunkline.config.profiles import PROFILES
 from trunkline.config.schema import Config
 from trunkline.config.secrets import InterpolationError, interpolate
 from trunkline.model.errors import ConfigError
@@ -108,7 +109,11 @@ def _overlaid(
     for override in OVERRIDES:
         if override.flag is not None and override.flag in flags:
             origin, text = override.flag, flags[override.flag]
-        elif environ.get(override.variable) and override.key not in origins and _applies(override, tables):
+        elif (
+            override.counts(environ.get(override.variable))
+            and override.key not in origins
+            and _applies(override, tables)
+        ):
             origin, text = override.variable, environ[override.variable]
         else:
             continue
@@ -118,4 +123,18 @@ def _overlaid(
             continue  # the schema will say that it is no table
         tables[table_name] = {**table, key: override.value(text)}
         origins[override.key] = origin
-    return tables, origins
+    return _with_defaults(tables), origins
+
+
+def _with_defaults(tables: Document) -> Document:
+    """With the settings that the profile has other defaults for."""
+    server = tables.get("server")
+    name = server.get("profile") if isinstance(server, dict) else None
+    profile = PROFILES.get(name) if isinstance(name, str) else None
+    merged: dict[str, object] = dict(tables)
+    for dotted, value in profile.defaults.items() if profile is not None else ():
+        table_name, _, key = dotted.partition(".")
+        table = merged.get(table_name, {})
+        if isinstance(table, dict):
+            merged[table_name] = {key: value, **table}
+    return merged

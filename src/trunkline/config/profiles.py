@@ -4,6 +4,7 @@ A profile is data. No code asks which profile is in force; it reads a setting. T
 expect. Further profiles come with the systems they speak for; docs/profiles.md is generated from this table.
 """
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
@@ -11,6 +12,8 @@ import msgspec
 
 from trunkline.model.errors import ConfigError
 from trunkline.model.request import ToolEvents
+
+ModelChoice = Literal["known", "first", "any"]
 
 _OPEN = frozenset({"/health", "/health/detailed", "/health/ready", "/v1/health"})
 
@@ -50,7 +53,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
             `x-trunkline-ignored`; otherwise they are refused.
         inherits_instructions: A response without `instructions` has those of the response it continues.
         max_messages: With `truncation: "auto"` the conversation is also cut to this many messages; absent: only to the context.
-        max_responses: `store.max_responses`, where the file does not say.
+        defaults: Settings whose default differs under this profile.
         min_key_characters: Shortest API key with which the server listens on more than loopback.
         unknown_reference_status: Status of a response asked of an unknown model, or after an unknown response.
         open_paths: What needs no key.
@@ -80,7 +83,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     single_message: bool = False
     remote_images: bool = True
     chat_forms: bool = False
-    model_choice: Literal["known", "first", "any"] = "known"
+    model_choice: ModelChoice = "known"
     agent_name: str | None = None
     owned_by: str = "trunkline"
     model_lineage: bool = False
@@ -89,7 +92,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     ignores_tools: bool = False
     inherits_instructions: bool = False
     max_messages: int | None = None
-    max_responses: int = 10_000
+    defaults: Mapping[str, int] = {}
     min_key_characters: int = 1
     unknown_reference_status: Literal[400, 404] = 400
     open_paths: frozenset[str] = _OPEN
@@ -135,7 +138,7 @@ PROFILES = MappingProxyType(
             ignores_tools=True,
             inherits_instructions=True,
             max_messages=100,
-            max_responses=100,
+            defaults={"server.port": 8642, "store.max_responses": 100},
             min_key_characters=16,
             unknown_reference_status=404,
         ),
@@ -150,6 +153,7 @@ PROFILES = MappingProxyType(
             agent_name="nanobot",
             owned_by="nanobot",
             unknown_model_status=400,
+            defaults={"server.port": 8900},
         ),
     }
 )

@@ -51,6 +51,7 @@ class BackendSetup(msgspec.Struct, frozen=True, kw_only=True):
     """What every backend's factory gets beside its settings. `base_dir` is what relative paths are relative to.
 
     `agent` is what answers, where a program that embeds us has it; the settings then name nothing that is loaded.
+    `ignores_tools`: one that has no use for the tools a client declares ignores them.
     """
 
     name: str
@@ -59,6 +60,7 @@ class BackendSetup(msgspec.Struct, frozen=True, kw_only=True):
     entropy: Entropy
     model_name: str | None = None
     agent: object = None
+    ignores_tools: bool = False
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):

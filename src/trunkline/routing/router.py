@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from trunkline.config.profiles import ModelChoice
 from trunkline.config.schema import ModelSettings
 from trunkline.model.errors import BackendError, BackendUnavailable, InvalidParameter, ModelNotFound, TrunklineError
 from trunkline.ports.backend import ModelInfo
@@ -18,6 +19,8 @@ from trunkline.routing.names import DEFAULT_TAG, MAX_CHARACTERS, shape_of
 
 LISTED_IN_ERRORS = 20
 REMEMBERED = 4096
+ANYBODY = ""
+"""The name that stands for none, where that is enough to be answered."""
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -42,7 +45,13 @@ class Described(msgspec.Struct, frozen=True):
 
 
 class Router:
-    """Resolves names. `backends` are the endpoints of each backend, by its name."""
+    """Resolves names.
+
+    Args:
+        backends: the endpoints of each backend, by its name.
+        choice: who answers where no name is given or the name is nobody's, as the profile of that name says.
+        unknown_status: of the error for a name that is nobody's.
+    """
 
     def __init__(
         self,
@@ -51,6 +60,8 @@ class Router:
         catalog: Catalog,
         *,
         default_model: str | None,
+        choice: ModelChoice = "known",
+        unknown_status: int = ModelNotFound.status,
     ) -> None:
         self._backends = backends
         self._configured = {model.name: model for model in models}
@@ -60,6 +71,8 @@ class Router:
         self._open_endpoints = tuple(endpoint for name in self._open for endpoint in backends[name])
         self._catalog = catalog
         self._default_model = default_model
+        self._choice = choice
+        self._unknown_status = unknown_status
         self._resolved: dict[str, tuple[Step, ...]] = {}
         self._version = -1
 
@@ -67,6 +80,8 @@ class Router:
         """The model asked for, or the default one. Raises when there is neither."""
         if asked is not None:
             return asked
+        if self._default_model is None and self._choice != "known":
+            return next(iter(self.known()), ANYBODY)
         if self._default_model is None:
             listed = ", ".join(repr(name) for name in self.known()[:LISTED_IN_ERRORS])
             silent = None if listed else self._catalog.first_error()
@@ -96,7 +111,10 @@ class Router:
         if configured is not None:
             steps = await self._configured_steps(configured)
         else:
-            steps = (await self._discovered(model),)
+            try:
+                steps = (await self._discovered(model),)
+            except ModelNotFound as error:
+                steps = await self._instead(model, error)
         short = len(model) <= MAX_CHARACTERS  # any text may be a name, where an endpoint decides itself
         if short and len(self._resolved) < REMEMBERED and self._version == self._catalog.version:
             self._resolved[model] = steps
@@ -214,6 +232,15 @@ class Router:
         if not offering:
             raise await self.unknown(model)
         return Step(tuple(offering))
+
+    async def _instead(self, model: str, error: ModelNotFound) -> tuple[Step, ...]:
+        """Who answers to a name that nobody has, where that is the default or first model. Raises the error where it is not."""
+        if self._choice == "any" or (self._choice == "first" and model == ANYBODY):
+            first = self._default_model or next((info.id for info in await self.models()), model)
+            if first != model:
+                return await self.resolve(first)
+        error.status = self._unknown_status
+        raise error
 
     async def unknown(self, model: str) -> ModelNotFound:
         """The error for a name that nobody offers; it lists what there is."""

@@ -61,6 +61,7 @@ class PythonBackend:
         self._stop_within_s = stop_within_s
         self._lost_after_s = lost_after_s
         self._base_dir = setup.base_dir
+        self._ignores_tools = setup.ignores_tools
         self._key = f"backends.{setup.name}.target"
         self._given = agent
         self._agent: AgentFunction | None = None
@@ -73,9 +74,10 @@ class PythonBackend:
 
     @property
     def capabilities(self) -> Capabilities:
+        tools = frozenset({"tools", "tool_choice"})
         return Capabilities(
-            parameters=frozenset({"tools", "tool_choice"}) if self._settings.client_tools else frozenset(),
-            hints=SAMPLING_HINTS,
+            parameters=tools if self._settings.client_tools else frozenset(),
+            hints=SAMPLING_HINTS | tools if self._ignores_tools else SAMPLING_HINTS,
             parts=frozenset({"text", "refusal", "image", "audio", "file"}),
             streaming=self._settings.streaming,
         )
