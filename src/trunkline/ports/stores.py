@@ -73,11 +73,13 @@ class LoggedEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class StoredRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Work that outlives its request. It has the id of its response.
+    """Work that outlives its request. It has the id of its response. What the store knows from elsewhere is ignored where it is
+    passed in: the next number, the response's model and session, the time of the last event.
 
     Attributes:
         request: what is needed to run it again, opaque to the store; empty once the run has ended.
-        next_sequence: the number that the next event must have; the store counts, what is passed in is ignored.
+        next_sequence: the number that the next event must have.
+        updated_at: unix seconds, as the events' own times.
     """
 
     id: str
@@ -86,6 +88,9 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     created_at: int
     tenant: str = "default"
     next_sequence: int = 0
+    model: str = ""
+    session_id: str | None = None
+    updated_at: float = 0.0
 
 
 class StoredConversation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -229,7 +234,21 @@ class RunStore(Protocol):
         """At most `limit` events with a sequence number greater than `after`."""
         ...
 
-    async def load_run(self, tenant: str, run_id: str) -> StoredRun | None: ...
+    async def load_run(self, tenant: str, run_id: str) -> StoredRun | None:
+        """None also for a run that ended longer ago than runs are kept: its events have gone, its response may be there."""
+        ...
+
+    async def list_runs(
+        self,
+        tenant: str,
+        page: Page,
+        *,
+        statuses: Sequence[RunStatus] | None = None,
+        session_id: str | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> Sequence[StoredRun]:
+        """In the order they were made; only those with one of these statuses, of that session, with one of these ids."""
+        ...
 
     async def unfinished_runs(self) -> Sequence[StoredRun]:
         """Every tenant's runs that are queued or in progress, oldest first: what a restart has to deal with."""

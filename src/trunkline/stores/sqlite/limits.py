@@ -29,11 +29,20 @@ Remove = Callable[[Session, str, str], None]
 class Limits:
     """The limits of one store. `used` and `expired_before` are for any thread, the rest for the writer's."""
 
-    def __init__(self, *, max_responses: int, max_sessions: int, max_age_s: float | None, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        max_responses: int,
+        max_sessions: int,
+        max_age_s: float | None,
+        max_run_age_s: float | None,
+        clock: Clock,
+    ) -> None:
         self._max = max_responses
         self._max_sessions = max_sessions
         self._slack = max_responses // 100
         self._max_age_s = max_age_s
+        self._max_run_age_s = max_run_age_s
         self._clock = clock
         self._uses = itertools.count(1)
         self._remembered: deque[tuple[Key, int]] = deque()
@@ -55,6 +64,10 @@ class Limits:
     def expired_before(self) -> int:
         """What was created at this second or before has expired."""
         return FOREVER if self._max_age_s is None else int(self._clock.now_s() - self._max_age_s)
+
+    def runs_ended_before(self) -> float:
+        """A run that ended at this second or before is not kept any more."""
+        return FOREVER if self._max_run_age_s is None else self._clock.now_s() - self._max_run_age_s
 
     def next_use(self) -> int:
         return next(self._uses)
@@ -109,7 +122,9 @@ class Limits:
                 count -= 1
         self._sessions[tenant] = count
 
-    def sweep(self, session: Session, *, remove: Remove, remove_session: Remove) -> bool:
+    def sweep(
+        self, session: Session, *, remove: Remove, remove_session: Remove, expire_runs: Callable[..., bool]
+    ) -> bool:
         """Removes what has expired, a bounded number at a time. True when there may be more."""
         before = self.expired_before()
         session.execute(sql.DELETE_EXPIRED_COMPLETIONS, (before,))
@@ -119,4 +134,5 @@ class Limits:
         rested = session.execute(session_statements.EXPIRED, (before, SWEEP_ROWS)).fetchall()
         for tenant, session_id in rested:
             remove_session(session, tenant, session_id)
-        return SWEEP_ROWS in (len(expired), len(rested))
+        more_runs = expire_runs(session, ended_before=self.runs_ended_before(), limit=SWEEP_ROWS)
+        return more_runs or SWEEP_ROWS in (len(expired), len(rested))

@@ -176,4 +176,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # The session of a turn, so that those that continue it stay in it.
         "ALTER TABLE responses ADD COLUMN session_id TEXT",
     ),
+    (
+        # at and ended_at: unix seconds; a run that is live has not ended. Rows are listed in the order they were made.
+        "ALTER TABLE events ADD COLUMN at REAL NOT NULL DEFAULT 0",
+        "ALTER TABLE runs ADD COLUMN ended_at REAL",
+        "UPDATE runs SET ended_at = created_at WHERE status NOT IN ('queued', 'in_progress')",
+        "CREATE INDEX runs_by_tenant ON runs (tenant)",
+        "CREATE INDEX runs_by_end ON runs (ended_at) WHERE ended_at IS NOT NULL",
+    ),
 )

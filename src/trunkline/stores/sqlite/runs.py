@@ -7,10 +7,13 @@ check: the log of a run has no gap, whoever wrote it.
 
 from collections.abc import Sequence
 
+import msgspec
+
 from trunkline.model.errors import StoreError
-from trunkline.ports.stores import LoggedEvent, RunStatus, Segment, StoredItem, StoredResponse, StoredRun
+from trunkline.ports.stores import LoggedEvent, Page, RunStatus, Segment, StoredItem, StoredResponse, StoredRun
 from trunkline.stores.sqlite import responses
 from trunkline.stores.sqlite import statements as sql
+from trunkline.stores.sqlite.conversations import BEYOND, no_such_entry
 from trunkline.stores.sqlite.limits import Limits
 from trunkline.stores.sqlite.worker import Session
 
@@ -90,7 +93,7 @@ def append(
                 f"run {run_id!r} was not ended: {final.status!r} is not the status of a run that has ended"
             )
         responses.save(session, tenant, final, limits=limits, items=items)
-        session.execute(sql.END_RUN, (tenant, run_id, final.status))
+        session.execute(sql.END_RUN, (tenant, run_id, final.status, events[-1].at))
     return True
 
 
@@ -111,7 +114,7 @@ def _log(session: Session, tenant: str, run_id: str, events: Sequence[LoggedEven
             )
     for start in range(0, len(events), len(sql.INSERT_EVENTS)):
         chunk = events[start : start + len(sql.INSERT_EVENTS)]
-        values = [value for one in chunk for value in (tenant, run_id, one.sequence_number, one.type, one.data)]
+        values = [v for one in chunk for v in (tenant, run_id, one.sequence_number, one.type, one.data, one.at)]
         session.execute(sql.INSERT_EVENTS[len(chunk) - 1], values)
 
 
@@ -119,14 +122,61 @@ def read(session: Session, tenant: str, run_id: str, *, after: int, limit: int) 
     return tuple(LoggedEvent(*row) for row in session.execute(sql.READ_EVENTS, (tenant, run_id, after, limit)))
 
 
-def load(session: Session, tenant: str, run_id: str) -> StoredRun | None:
-    row = session.execute(sql.LOAD_RUN, (tenant, run_id)).fetchone()
+def load(session: Session, tenant: str, run_id: str, *, ended_before: float) -> StoredRun | None:
+    row = session.execute(sql.LOAD_RUN, (tenant, run_id, ended_before)).fetchone()
     return None if row is None else _run(row)
+
+
+def list_page(
+    session: Session,
+    tenant: str,
+    page: Page,
+    *,
+    statuses: Sequence[RunStatus] | None,
+    session_id: str | None,
+    ids: Sequence[str] | None,
+    ended_before: float,
+) -> tuple[StoredRun, ...]:
+    descending = page.order == "desc"
+    start = BEYOND if descending else 0
+    if page.after is not None:
+        found = session.execute(sql.RUN_POSITION, (tenant, page.after, ended_before)).fetchone()
+        if found is None:
+            raise no_such_entry(page.after)
+        start = found[0]
+    statement = sql.RUNS_DESCENDING if descending else sql.RUNS_ASCENDING
+    wanted = (_json(statuses), session_id, _json(ids))
+    rows = session.execute(statement, (tenant, start, ended_before, *wanted, page.limit))
+    return tuple([_run(row) for row in rows])
+
+
+def _json(values: Sequence[str] | None) -> str | None:
+    return None if values is None else msgspec.json.encode(values).decode()
+
+
+def expire(session: Session, *, ended_before: float, limit: int) -> bool:
+    """Takes away what ended long ago, and its events; its response stays. True when there may be more."""
+    expired = session.execute(sql.EXPIRED_RUNS, (ended_before, limit)).fetchall()
+    for tenant, run_id in expired:
+        session.execute(sql.DELETE_RUN, (tenant, run_id))
+        session.execute(sql.DELETE_EVENTS, (tenant, run_id))
+        session.changed.add((tenant, run_id))
+    return len(expired) == limit
 
 
 def unfinished(session: Session) -> tuple[StoredRun, ...]:
     return tuple(_run(row) for row in session.execute(sql.UNFINISHED_RUNS))
 
 
-def _run(row: tuple[str, str, RunStatus, bytes, int, int]) -> StoredRun:
-    return StoredRun(tenant=row[0], id=row[1], status=row[2], request=row[3], created_at=row[4], next_sequence=row[5])
+def _run(row: tuple[str, str, RunStatus, bytes, int, int, str, str | None, float | None]) -> StoredRun:
+    return StoredRun(
+        tenant=row[0],
+        id=row[1],
+        status=row[2],
+        request=row[3],
+        created_at=row[4],
+        next_sequence=row[5],
+        model=row[6],
+        session_id=row[7],
+        updated_at=row[8] or row[4],
+    )

@@ -78,24 +78,38 @@ RUN_STATE = """
 """
 START_RUN = "UPDATE runs SET status = 'in_progress' WHERE tenant = ? AND id = ?"
 REQUEUE_RUN = "UPDATE runs SET status = 'queued' WHERE tenant = ? AND id = ?"
-END_RUN = "UPDATE runs SET status = ?3, request = x'' WHERE tenant = ?1 AND id = ?2"
+END_RUN = "UPDATE runs SET status = ?3, ended_at = ?4, request = x'' WHERE tenant = ?1 AND id = ?2"
 DELETE_RUN = "DELETE FROM runs WHERE tenant = ? AND id = ?"
-_INSERT_EVENT = "INSERT INTO events (tenant, run_id, sequence_number, type, data) VALUES (?, ?, ?, ?, ?)"
-INSERT_EVENTS = tuple([_INSERT_EVENT + ", (?, ?, ?, ?, ?)" * more for more in range(16)])
+_INSERT_EVENT = "INSERT INTO events (tenant, run_id, sequence_number, type, data, at) VALUES (?, ?, ?, ?, ?, ?)"
+INSERT_EVENTS = tuple([_INSERT_EVENT + ", (?, ?, ?, ?, ?, ?)" * more for more in range(16)])
 """For one event, for two, and so on."""
 READ_EVENTS = """
-    SELECT sequence_number, type, data FROM events
+    SELECT sequence_number, type, data, at FROM events
     WHERE tenant = ? AND run_id = ? AND sequence_number > ? ORDER BY sequence_number LIMIT ?
 """
 DELETE_EVENTS = "DELETE FROM events WHERE tenant = ? AND run_id = ?"
 _RUN_COLUMNS = """
-    SELECT tenant, id, status, request, created_at,
+    SELECT runs.tenant, runs.id, runs.status, runs.request, runs.created_at,
            (SELECT coalesce(max(sequence_number) + 1, 0) FROM events
-            WHERE events.tenant = runs.tenant AND events.run_id = runs.id)
-    FROM runs
+            WHERE events.tenant = runs.tenant AND events.run_id = runs.id),
+           responses.model, responses.session_id,
+           (SELECT at FROM events WHERE events.tenant = runs.tenant AND events.run_id = runs.id
+            ORDER BY sequence_number DESC LIMIT 1)
+    FROM runs JOIN responses ON responses.tenant = runs.tenant AND responses.id = runs.id
 """
-LOAD_RUN = _RUN_COLUMNS + "WHERE tenant = ? AND id = ?"
-UNFINISHED_RUNS = _RUN_COLUMNS + "WHERE status IN ('queued', 'in_progress') ORDER BY created_at, rowid"
+_KEPT = "(ended_at IS NULL OR ended_at > ?3)"
+LOAD_RUN = _RUN_COLUMNS + f"WHERE runs.tenant = ?1 AND runs.id = ?2 AND {_KEPT}"
+UNFINISHED_RUNS = _RUN_COLUMNS + "WHERE runs.status IN ('queued', 'in_progress') ORDER BY runs.created_at, runs.rowid"
+RUN_POSITION = f"SELECT rowid FROM runs WHERE tenant = ?1 AND id = ?2 AND {_KEPT}"
+_WANTED_RUNS = f"""
+    WHERE runs.tenant = ?1 AND {_KEPT}
+      AND (?4 IS NULL OR runs.status IN (SELECT value FROM json_each(?4)))
+      AND (?5 IS NULL OR responses.session_id = ?5)
+      AND (?6 IS NULL OR runs.id IN (SELECT value FROM json_each(?6)))
+"""
+RUNS_ASCENDING = _RUN_COLUMNS + _WANTED_RUNS + "AND runs.rowid > ?2 ORDER BY runs.rowid LIMIT ?7"
+RUNS_DESCENDING = _RUN_COLUMNS + _WANTED_RUNS + "AND runs.rowid < ?2 ORDER BY runs.rowid DESC LIMIT ?7"
+EXPIRED_RUNS = "SELECT tenant, id FROM runs WHERE ended_at <= ? LIMIT ?"
 
 # Conversations and their items.
 

@@ -17,6 +17,7 @@ from trunkline.ports.runtime import Clock
 from trunkline.ports.stores import (
     LoggedEvent,
     Page,
+    RunStatus,
     Segment,
     StoredCompletion,
     StoredConversation,
@@ -49,6 +50,7 @@ class SqliteStore:
         max_responses: of each tenant; beyond it the least recently used give way. Completions likewise.
         max_sessions: of each tenant.
         max_age_s: how long they are kept; None: for ever.
+        max_run_age_s: how long a run is kept after its end; None: as long as its response.
         lock_wait_s: how long `start` waits for a process that still has the file, as while a server restarts.
         busy_s: how long a lock of another program on the file is waited out.
     """
@@ -61,14 +63,22 @@ class SqliteStore:
         max_responses: int = 10_000,
         max_sessions: int = 10_000,
         max_age_s: float | None = None,
+        max_run_age_s: float | None = None,
         lock_wait_s: float = 5.0,
         busy_s: float = BUSY_S,
         migrations: Migrations = MIGRATIONS,
     ) -> None:
         self._path = path
-        self._limits = Limits(max_responses=max_responses, max_sessions=max_sessions, max_age_s=max_age_s, clock=clock)
+        self._limits = Limits(
+            max_responses=max_responses,
+            max_sessions=max_sessions,
+            max_age_s=max_age_s,
+            max_run_age_s=max_run_age_s,
+            clock=clock,
+        )
         self.sessions = Sessions(self._read, self._write, self._limits)
-        self._sweep_s = None if max_age_s is None else min(SWEEP_S, max(1.0, max_age_s / 10))
+        ages = [age for age in (max_age_s, max_run_age_s) if age is not None]
+        self._sweep_s = min(SWEEP_S, max(1.0, min(ages) / 10)) if ages else None
         self._lock_wait_s = lock_wait_s
         self._busy_s = busy_s
         self._migrations = migrations
@@ -212,7 +222,21 @@ class SqliteStore:
         )
 
     async def load_run(self, tenant: str, run_id: str) -> StoredRun | None:
-        return await self._read(lambda session: runs.load(session, tenant, run_id))
+        ended_before = self._limits.runs_ended_before()
+        return await self._read(lambda session: runs.load(session, tenant, run_id, ended_before=ended_before))
+
+    async def list_runs(
+        self,
+        tenant: str,
+        page: Page,
+        *,
+        statuses: Sequence[RunStatus] | None = None,
+        session_id: str | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> Sequence[StoredRun]:
+        wanted = partial(runs.list_page, statuses=statuses, session_id=session_id, ids=ids)
+        ended_before = self._limits.runs_ended_before()
+        return await self._read(lambda session: wanted(session, tenant, page, ended_before=ended_before))
 
     async def unfinished_runs(self) -> Sequence[StoredRun]:
         return await self._read(runs.unfinished)
@@ -337,7 +361,9 @@ class SqliteStore:
         """Removes what has expired, now and from time to time, also where nobody writes."""
         if self._writer is None:
             return
-        sweep = partial(self._limits.sweep, remove=responses.remove, remove_session=session_rows.remove)
+        sweep = partial(
+            self._limits.sweep, remove=responses.remove, remove_session=session_rows.remove, expire_runs=runs.expire
+        )
         swept = self._writer.submit(sweep)
         swept.add_done_callback(self._swept)
 
