@@ -1,8 +1,10 @@
 """What is written down of a call when it has ended, whether a request waited for it or it was work in the background: one line of
 the log, and its part of the usage."""
 
+from functools import lru_cache
+
 from trunkline.ports.runtime import Clock
-from trunkline.telemetry.logs import AccessLog, FieldValue, logfmt
+from trunkline.telemetry.logs import AccessLog, FieldValue, line, written
 from trunkline.telemetry.outcome import Outcome
 from trunkline.telemetry.usage import UsageMeter
 
@@ -37,23 +39,30 @@ class Accounts:
         if self._access_log is None:
             return
         usage, first_s = outcome.usage, outcome.first_content_s
-        route = outcome.route or outcome.backend
-        fields: dict[str, FieldValue] = {
-            **named,
-            "ms": (ended_s - started_s) * 1000,
-            "tenant": tenant,
-            "model": None if outcome.model is None else shortened(outcome.model),
-            "route": None if route is None else shortened(route),  # it holds the model's name
-            "stream": True if outcome.stream else None,
-            "relayed": True if outcome.relayed else None,
-            "cache": outcome.cache,
-            "first_ms": (first_s - started_s) * 1000 if outcome.stream and first_s is not None else None,
-            "input_tokens": usage.input_tokens if usage is not None else None,
-            "output_tokens": usage.output_tokens if usage is not None else None,
-            "finish": outcome.finish_reason,
-            "error": outcome.error_code,
-        }
-        self._access_log.write(logfmt(event, fields, at_s=now_s))
+        model, route = outcome.model, outcome.route or outcome.backend
+        fields = [
+            written(named),
+            f"ms={(ended_s - started_s) * 1000:.3f}",
+            _whom(tenant, model and shortened(model), route and shortened(route)),  # a route holds the model's name
+        ]
+        if outcome.stream:
+            fields.append("stream=true")
+        if outcome.relayed:
+            fields.append("relayed=true")
+        if outcome.cache is not None:
+            fields.append(f"cache={outcome.cache}")
+        if outcome.stream and first_s is not None:
+            fields.append(f"first_ms={(first_s - started_s) * 1000:.3f}")
+        if usage is not None:
+            fields.append(written({"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}))
+        fields.append(written({"finish": outcome.finish_reason, "error": outcome.error_code}))
+        self._access_log.write(line(event, " ".join([field for field in fields if field]), at_s=now_s))
+
+
+@lru_cache(maxsize=512)
+def _whom(tenant: str, model: str | None, route: str | None) -> str:
+    """The same from one call to the next, so it is not written anew for each."""
+    return written({"tenant": tenant, "model": model, "route": route})
 
 
 def shortened(text: str) -> str:

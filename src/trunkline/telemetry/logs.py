@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -22,11 +23,25 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./:@-]+").fullmatch
 FieldValue = str | int | float | bool | None
 
 
-def logfmt(event: str, fields: dict[str, FieldValue], *, at_s: float) -> str:
+def logfmt(event: str, fields: Mapping[str, FieldValue], *, at_s: float) -> str:
     """One line. Absent (None) fields are left out; texts are quoted where they need it."""
-    stamp = _stamp(int(at_s)) + f".{int(at_s * 1000) % 1000:03}"
-    written = " ".join([f"{key}={_value(value)}" for key, value in fields.items() if value is not None])
-    return f"{stamp}Z {event} {written}\n"
+    return line(event, written(fields), at_s=at_s)
+
+
+def line(event: str, fields: str, *, at_s: float) -> str:
+    """One line of fields that are written already."""
+    return f"{_stamp(int(at_s))}.{int(at_s * 1000) % 1000:03}Z {event} {fields}\n"
+
+
+def written(fields: Mapping[str, FieldValue]) -> str:
+    """Fields as they stand in a line, without the absent ones."""
+    return " ".join(
+        [
+            f"{key}={_text(value) if type(value) is str else value if type(value) is int else _other(value)}"
+            for key, value in fields.items()
+            if value is not None
+        ]
+    )
 
 
 @lru_cache(maxsize=4)
@@ -35,12 +50,8 @@ def _stamp(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _value(value: FieldValue) -> str:
-    if type(value) is str:
-        return _text(value)
-    if type(value) is float:
-        return f"{value:.3f}"
-    return str(value).lower() if type(value) is bool else str(value)
+def _other(value: FieldValue) -> str:
+    return f"{value:.3f}" if type(value) is float else str(value).lower()
 
 
 @lru_cache(maxsize=512)

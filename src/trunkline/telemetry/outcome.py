@@ -5,66 +5,44 @@ from trunkline.model.usage import Usage
 
 
 class Outcome:
-    """Mutable on purpose: one per call, written by the engine, read when the response has ended."""
+    """Mutable on purpose: one per call, written by the engine, read when the response has ended. What is not written stays the
+    class's: most of it, for most calls."""
 
-    __slots__ = (
-        "backend",
-        "cache",
-        "endpoint",
-        "error_code",
-        "error_status",
-        "finish_reason",
-        "first_content_s",
-        "grace_s",
-        "ignored",
-        "model",
-        "operation",
-        "relayed",
-        "route",
-        "stream",
-        "usage",
-    )
-
-    def __init__(self) -> None:
-        self.model: str | None = None
-        self.operation = "chat"
-        self.backend: str | None = None
-        self.endpoint: str | None = None
-        self.route: str | None = None  # set once no other backend can take the call over
-        self.ignored: tuple[str, ...] = ()
-        self.stream = False
-        self.grace_s = 0.0  # how long the turn may go on without its client
-        self.relayed = False
-        self.cache: str | None = None  # hit or miss, where the cache was asked
-        self.first_content_s: float | None = None  # monotonic clock
-        self.usage: Usage | None = None
-        self.finish_reason: str | None = None
-        self.error_code: str | None = None
-        self.error_status: int | None = None  # HTTP's, also of a failure after the head was sent
+    model: str | None = None
+    operation = "chat"
+    backend: str | None = None
+    endpoint: str | None = None
+    route: str | None = None  # set once no other backend can take the call over
+    ignored: tuple[str, ...] = ()
+    stream = False
+    grace_s = 0.0  # how long the turn may go on without its client
+    relayed = False
+    cache: str | None = None  # hit or miss, where the cache was asked
+    first_content_s: float | None = None  # monotonic clock
+    usage: Usage | None = None
+    finish_reason: str | None = None
+    error_code: str | None = None
+    error_status: int | None = None  # HTTP's, also of a failure after the head was sent
 
     def adopt(self, other: "Outcome") -> None:
         """Takes over what is known of a call that was made for this one."""
-        for name in self.__slots__:
-            known = getattr(other, name)
+        for name, known in vars(other).items():
             if known:
                 setattr(self, name, known)
 
     def note(self, event: ev.Event) -> None:
         """Keeps what the log wants of an event."""
-        match event:
-            case ev.UsageReported():
-                self.usage = event.usage
-            case ev.ChoiceDone():
-                self.finish_reason = event.finish_reason
-            case ev.TurnFailed():
-                self.error_code = event.error.code or event.error.type
-                self.error_status = event.error.status
-            case ev.TurnIncomplete():
-                self.finish_reason = self.finish_reason or event.reason
-            case ev.TurnCancelled():
-                self.error_code = "cancelled"
-            case _:
-                pass
+        if type(event) is ev.UsageReported:
+            self.usage = event.usage
+        elif type(event) is ev.ChoiceDone:
+            self.finish_reason = event.finish_reason
+        elif type(event) is ev.TurnFailed:
+            self.error_code = event.error.code or event.error.type
+            self.error_status = event.error.status
+        elif type(event) is ev.TurnIncomplete:
+            self.finish_reason = self.finish_reason or event.reason
+        elif type(event) is ev.TurnCancelled:
+            self.error_code = "cancelled"
 
 
 NOTED = (ev.UsageReported, ev.ChoiceDone, *ev.TERMINALS)

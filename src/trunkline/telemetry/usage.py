@@ -102,9 +102,10 @@ class UsageMeter:
         if backend is None or model is None:
             return
         minute = int(now_s) // MINUTE_S * MINUTE_S
-        tally = self._fresh.get((minute, (tenant, model, backend, outcome.endpoint or backend, outcome.operation)))
+        key = (tenant, model, backend, outcome.endpoint or backend, outcome.operation)
+        tally = self._fresh.get((minute, key))
         if tally is None:
-            tally = self._begun(minute, (tenant, model, backend, outcome.endpoint or backend, outcome.operation))
+            tally = self._begun(minute, key)
         tally.requests += 1
         if failed is not None:
             tally.errors[ERROR_CLASSES.index(error_class(outcome.error_code, outcome.error_status or failed))] += 1
