@@ -259,6 +259,8 @@ ROUTE_TEXTS = {
     "/metrics": "Counters, histograms and gauges for Prometheus; needs an admin's key where tenants are configured.",
     "/health": "Whether the process serves, and how busy it is. Always 200; asks no backend.",
     "/v1/health": "The same.",
+    "/health/detailed": "The process: its id, and how many turns it works on.",
+    "/v1/capabilities": "What this server offers, for programs that adapt to it.",
     "/health/ready": "200 while some backend can answer, 503 while none can or the server is shutting down.",
 }
 """A sentence for each route; one too many or too few stops the generator."""

@@ -28,6 +28,7 @@ from trunkline.server.app import Application, Routes
 from trunkline.server.runtime import ResponseState, Runtime, State
 from trunkline.server.surfaces import cache as cache_surface
 from trunkline.server.surfaces import (
+    capabilities,
     chat_completions,
     conversations,
     health,
@@ -151,6 +152,7 @@ def _routes(
         *ollama.routes(runtime, operating),
         *cache_surface.routes(runtime),
         *health.routes(runtime),
+        *capabilities.routes(runtime),
         *usage.routes(runtime, kept.store),
         *metrics.routes(runtime, kept.store, sources=sources),
     ]

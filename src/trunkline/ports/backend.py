@@ -98,6 +98,10 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     digest: str = ""
 
 
+NO_OWNER = "trunkline"
+"""Who owns a model whose backend names nobody."""
+
+
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One model a backend offers, under the backend's own name. `created_at` in unix seconds.
 
@@ -108,7 +112,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     id: str
     created_at: int = 0
-    owned_by: str = "trunkline"
+    owned_by: str = NO_OWNER
     context_tokens: int | None = None
     loaded: bool | None = None
     abilities: tuple[str, ...] = ()

@@ -236,8 +236,9 @@ class Router:
     async def _instead(self, model: str, error: ModelNotFound) -> tuple[Step, ...]:
         """Who answers to a name that nobody has, where that is the default or first model. Raises the error where it is not."""
         if self._choice == "any" or (self._choice == "first" and model == ANYBODY):
-            first = self._default_model or next((info.id for info in await self.models()), model)
-            if first != model:
+            listed = next((info.id for info in await self.models()), model)
+            first = listed if self._default_model in (None, model) else self._default_model
+            if first is not None and first != model:
                 return await self.resolve(first)
         error.status = self._unknown_status
         raise error

@@ -55,7 +55,7 @@ class Application:
             routes=routes, redirect_slashes=False, default=_no_route, lifespan=lambda _app: self.running()
         )
         gates = (
-            Cors(runtime.settings.cors_origins),
+            Cors(runtime.settings.cors_origins, runtime.profile),
             Authentication(tenants_by_digest(runtime.settings), runtime.profile),
         )
         find = Dispatch(self._router).find

@@ -11,21 +11,26 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from trunkline.config.profiles import Profile
 from trunkline.model.errors import PermissionDenied
 from trunkline.server.exchange import Exchange, Header
 
-_METHODS = b"GET, POST, DELETE, OPTIONS"
-_REQUEST_HEADERS = b"Authorization, Content-Type, Idempotency-Key, X-Request-Id, X-Session-Id"
+_METHODS = b"GET, POST, PATCH, DELETE, OPTIONS"
+_REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id"
 _HEADER_NAME = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 MAX_HEADERS = 40
-_EXPOSED = b"X-Request-Id, X-Session-Id, X-Trunkline-Route, X-Trunkline-Ignored, X-Trunkline-Cache, Retry-After"
+_EXPOSED = "X-Request-Id, X-Trunkline-Route, X-Trunkline-Ignored, X-Trunkline-Cache, Retry-After"
 MAX_AGE_S = 600
 
 
 class Cors:
     """Answers preflights, adds the headers for listed origins, refuses the rest."""
 
-    def __init__(self, origins: Sequence[str]) -> None:
+    def __init__(self, origins: Sequence[str], profile: Profile) -> None:
+        sessions = f"{profile.session_header}, {profile.memory_key_header}"
+        results = f"x-{profile.own_name}-completed, x-{profile.own_name}-partial"
+        self._request_headers = f"{_REQUEST_HEADERS}, {sessions.title()}".encode()
+        self._exposed = f"{_EXPOSED}, {sessions.title()}, {results.title()}".encode()
         self._any = "*" in origins
         self._origins = frozenset(origin.rstrip("/").encode() for origin in origins)
 
@@ -40,21 +45,21 @@ class Cors:
             )
         headers: list[Header] = [
             (b"access-control-allow-origin", b"*" if self._any else origin),
-            (b"access-control-expose-headers", _EXPOSED),
+            (b"access-control-expose-headers", self._exposed),
         ]
         if not self._any:
             headers.append((b"vary", b"Origin"))
         exchange.headers.extend(headers)
         if scope["method"] != "OPTIONS" or b"access-control-request-method" not in received:
             return None
-        return _preflight(received.get(b"access-control-request-headers", b""))
+        return _preflight(_allowed(self._request_headers, received.get(b"access-control-request-headers", b"")))
 
 
-def _preflight(asked: bytes) -> ASGIApp:
+def _preflight(allowed: bytes) -> ASGIApp:
     """Answers what a browser asks before it asks."""
     headers = [
         (b"access-control-allow-methods", _METHODS),
-        (b"access-control-allow-headers", _allowed(asked)),
+        (b"access-control-allow-headers", allowed),
         (b"access-control-max-age", str(MAX_AGE_S).encode()),
         (b"content-length", b"0"),
     ]
@@ -66,7 +71,7 @@ def _preflight(asked: bytes) -> ASGIApp:
     return answer
 
 
-def _allowed(asked: bytes) -> bytes:
+def _allowed(always: bytes, asked: bytes) -> bytes:
     """What every client may send, and what this one asks for as far as it is header names."""
     names = [name.strip() for name in asked.split(b",")[:MAX_HEADERS]]
-    return b", ".join([_REQUEST_HEADERS, *[name for name in names if _HEADER_NAME.fullmatch(name)]])
+    return b", ".join([always, *[name for name in names if _HEADER_NAME.fullmatch(name)]])

@@ -1,4 +1,7 @@
-"""GET /health, /v1/health (alive, and how busy) and /health/ready (whether anyone can answer)."""
+"""GET /health, /v1/health (alive, and how busy), /health/detailed (this process) and /health/ready (whether anyone can answer)."""
+
+import os
+from datetime import UTC, datetime
 
 import msgspec
 from starlette.routing import BaseRoute, Route
@@ -46,6 +49,35 @@ class Health:
         await send_json(msgspec.json.encode(body), send, status=status)
 
 
+class Detailed:
+    """What a dashboard wants to know of the process. Nothing in it says who answers: it needs no key.
+
+    Some members are those that dashboards of an agent gateway read. Here no gateway to other platforms runs beside the server, so
+    what they say of it is nothing.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        runtime = self._runtime
+        active = sum(endpoint.active for endpoint in runtime.endpoints)
+        body: dict[str, object] = {
+            "status": "draining" if runtime.state.draining else "ok",
+            "platform": runtime.profile.platform_name or "trunkline",
+            "version": __version__,
+            "gateway_state": None,
+            "platforms": {},
+            "active_agents": active,
+            "queued": sum(endpoint.waiting for endpoint in runtime.endpoints),
+            "capacity": sum(endpoint.capacity for endpoint in runtime.endpoints),
+            "exit_reason": None,
+            "updated_at": datetime.fromtimestamp(runtime.clock.now_s(), UTC).isoformat(timespec="seconds"),
+            "pid": os.getpid(),
+        }
+        await send_json(msgspec.json.encode(body), send)
+
+
 class Ready:
     """503 while no backend can answer or the server is leaving."""
 
@@ -70,5 +102,6 @@ def routes(runtime: Runtime) -> list[BaseRoute]:
     return [
         Route("/health", health, methods=["GET"]),
         Route("/v1/health", health, methods=["GET"]),
+        Route("/health/detailed", Detailed(runtime), methods=["GET"]),
         Route("/health/ready", Ready(runtime), methods=["GET"]),
     ]

@@ -4,7 +4,8 @@ import msgspec
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from trunkline.ports.backend import ModelInfo
+from trunkline.config.profiles import Profile
+from trunkline.ports.backend import NO_OWNER, ModelInfo
 from trunkline.server.json_response import send_json
 from trunkline.server.runtime import Runtime
 
@@ -15,7 +16,7 @@ class ListModels:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         models = await self._runtime.router.models()
-        body = {"object": "list", "data": [_model(info) for info in models]}
+        body = {"object": "list", "data": [_model(info, self._runtime.profile) for info in models]}
         await send_json(msgspec.json.encode(body), send)
 
 
@@ -27,18 +28,20 @@ class RetrieveModel:
         asked = scope["path_params"]["model"]
         for info in await self._runtime.router.models():
             if info.id == asked:
-                await send_json(msgspec.json.encode(_model(info)), send)
+                await send_json(msgspec.json.encode(_model(info, self._runtime.profile)), send)
                 return
         raise await self._runtime.router.unknown(asked)
 
 
-def _model(info: ModelInfo) -> dict[str, object]:
+def _model(info: ModelInfo, profile: Profile) -> dict[str, object]:
     written: dict[str, object] = {
         "id": info.id,
         "object": "model",
         "created": info.created_at,
-        "owned_by": info.owned_by,
+        "owned_by": profile.owned_by if info.owned_by == NO_OWNER else info.owned_by,
     }
+    if profile.model_lineage:
+        written |= {"permission": [], "root": info.id, "parent": None}
     if info.context_tokens is not None:
         written["context_window"] = info.context_tokens
     return written
