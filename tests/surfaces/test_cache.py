@@ -457,6 +457,19 @@ async def test_a_client_that_leaves_takes_the_answer_from_nobody(
     assert len(upstream.posts) == 1
 
 
+async def test_what_an_answer_cost_is_counted_once_whoever_leaves(upstream: FakeUpstream, serve: Serve) -> None:
+    gate = asyncio.Event()
+    upstream.plan(halfway(gate, WHOLE, END))
+    async with serve(http(upstream)) as server, two_streams(server) as (first, second):
+        first.writer.transport.abort()
+        await eventually(lambda: sum("client_disconnected" in line for line in server.access_lines) == 1)
+        gate.set()
+        await second.until(DONE)
+        await eventually(lambda: sum(" answer id=" in line for line in server.access_lines) == 1)
+        (used,) = (await server.get("/v1/usage")).json()["data"]
+    assert (used["requests"], used["input_tokens"], used["output_tokens"]) == (1, 5, 2)
+
+
 async def test_with_the_last_client_the_work_stops(upstream: FakeUpstream, serve: Serve) -> None:
     upstream.plan([STREAM, chunk(text_frame("Hel")), Do.HOLD], streamed(HELLO))
     async with serve(http(upstream)) as server:

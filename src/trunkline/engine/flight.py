@@ -7,8 +7,8 @@ The task belongs to no client: one that leaves does not end it for the others. W
 when it begins. Those that join read along as the answer is made, so nobody waits longer for a first word than if they had asked
 themselves. What fails, fails for all of them: each would have failed alike. The answer cache and idempotency keys work this way.
 
-What the backend cost is noted once, in the flight's own outcome. The request that began it shows it as its own, if it is still there
-at the end; otherwise the flight writes it down itself.
+What the backend cost is noted once, in the flight's own outcome. The request that began it shows it as its own, if it is still
+there at the end; otherwise the flight writes it down itself.
 """
 
 import asyncio
@@ -220,6 +220,8 @@ class Reader(Events):
             await self._flight.leave(first=self._own is not None)
             if self._flight.over:
                 self._note()
+            elif self._own is not None:
+                self._own.backend = None  # the flight counts the call, once
 
     def _note(self) -> None:
         if self._own is not None:
