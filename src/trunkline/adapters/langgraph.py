@@ -1,0 +1,206 @@
+"""A LangGraph graph as an agent: `agent = as_agent(graph)`.
+
+The graph's state has `messages`, as with `create_agent` and `MessagesState`. Text is what the chat models in it stream, tool
+runs come from the updates of its state, usage is the sum over its model calls.
+
+A graph without a checkpointer gets the conversation as the turn has it. One with a checkpointer remembers, so it gets only
+what is new, in a thread for each tenant and session. A session that no client named has an id derived from the conversation's
+beginning, which two strangers may share: such a turn gets a thread of its own, and the whole conversation. A graph that
+interrupts itself asks the client in words, and goes on with what the session says next.
+"""
+
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+
+import msgspec
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.messages.ai import UsageMetadata, add_usage
+from langgraph.errors import GraphRecursionError
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import Command, Interrupt
+
+from trunkline.adapters.attachments import unreadable
+from trunkline.agent import (
+    Attachment,
+    AudioPart,
+    FilePart,
+    ImagePart,
+    Output,
+    Reasoning,
+    ToolFinished,
+    ToolStarted,
+    Turn,
+    Usage,
+)
+from trunkline.model.errors import AgentIncomplete
+
+__all__ = ["as_agent"]
+
+INSTRUCTIONS_ID = "trunkline-instructions"
+"""The same in every turn, so that a thread has its instructions once."""
+
+_DERIVED = re.compile(r"api-[0-9a-f]{16}")
+
+
+def as_agent(
+    graph: CompiledStateGraph, *, context: Callable[[Turn], object] | None = None
+) -> Callable[[Turn], AsyncIterator[Output]]:
+    """The agent that runs this graph.
+
+    Args:
+        context: makes the runtime context that the graph's nodes see, where it has a `context_schema`.
+    """
+
+    async def agent(turn: Turn) -> AsyncIterator[Output]:
+        config = {
+            "configurable": {
+                "thread_id": _thread(turn),
+                "session_id": turn.session_id,
+                "memory_key": turn.memory_key,
+            }
+        }
+        answer = _Answer()
+        steps = graph.astream(
+            await _input(graph, turn, config),
+            config,
+            context=None if context is None else context(turn),
+            stream_mode=["messages", "updates"],
+            subgraphs=True,
+        )
+        try:
+            async with aclosing(steps):
+                async for _, mode, data in steps:
+                    for output in answer.message(data[0]) if mode == "messages" else answer.updates(data):
+                        yield output
+        except GraphRecursionError as error:
+            raise AgentIncomplete(str(error)) from error
+        if answer.usage is not None:
+            yield _usage(answer.usage)
+
+    return agent
+
+
+class _Answer:
+    """From what a graph streams to what an agent yields. Nested graphs repeat what was in them; it counts once."""
+
+    def __init__(self) -> None:
+        self.usage: UsageMetadata | None = None
+        self._begun: set[str] = set()
+        self._ended: set[str] = set()
+        self._asked: set[str] = set()
+
+    def message(self, message: BaseMessage) -> Iterator[Output]:
+        """A piece of a model's message, or a whole one that no model streamed."""
+        if not isinstance(message, AIMessage):  # what tools and users say comes with the updates, or came from the turn
+            return
+        for block in message.content_blocks:
+            match block:
+                case {"type": "text", "text": text}:
+                    yield text
+                case {"type": "reasoning", "reasoning": text}:
+                    yield Reasoning(text)
+                case _:  # calls come whole with the updates
+                    pass
+        if message.usage_metadata:
+            self.usage = add_usage(self.usage, message.usage_metadata)
+
+    def updates(self, updates: Mapping[str, object]) -> Iterator[Output]:
+        """What the nodes of one step wrote."""
+        for node, update in updates.items():
+            if node == "__interrupt__" and isinstance(update, tuple):
+                yield from self._questions(update)
+                continue
+            for message in _messages(update):
+                if isinstance(message, AIMessage):
+                    yield from self._calls(message)
+                elif isinstance(message, ToolMessage) and message.tool_call_id in self._begun - self._ended:
+                    self._ended.add(message.tool_call_id)
+                    yield ToolFinished(message.tool_call_id, message.text, failed=message.status == "error")
+
+    def _calls(self, message: AIMessage) -> Iterator[Output]:
+        for call in message.tool_calls:
+            if call["id"] not in self._begun:
+                self._begun.add(call["id"])
+                yield ToolStarted(call["id"], call["name"], call["args"])
+
+    def _questions(self, interrupts: Sequence[Interrupt]) -> Iterator[Output]:
+        for interrupt in interrupts:
+            if interrupt.id not in self._asked:
+                self._asked.add(interrupt.id)
+                value = interrupt.value
+                yield value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode()
+
+
+def _messages(update: object) -> list[BaseMessage]:
+    """The messages in what a node wrote: a state, a Command with one, or a list of either."""
+    if isinstance(update, Command):
+        update = update.update
+    if isinstance(update, Sequence) and not isinstance(update, str):
+        return [message for part in update for message in _messages(part)]
+    written = update.get("messages", ()) if isinstance(update, Mapping) else update
+    found = written if isinstance(written, Sequence) and not isinstance(written, str) else [written]
+    return [message for message in found if isinstance(message, BaseMessage)]
+
+
+def _usage(counted: UsageMetadata) -> Usage:
+    read, written = counted.get("input_token_details", {}), counted.get("output_token_details", {})
+    return Usage(
+        input_tokens=counted["input_tokens"],
+        output_tokens=counted["output_tokens"],
+        cached_tokens=read.get("cache_read"),
+        cache_write_tokens=read.get("cache_creation"),
+        reasoning_tokens=written.get("reasoning"),
+    )
+
+
+def _thread(turn: Turn) -> str:
+    if turn.session_id is None or _DERIVED.fullmatch(turn.session_id):
+        return turn.request_id
+    return f"{turn.tenant}:{turn.session_id}"
+
+
+async def _input(graph: CompiledStateGraph, turn: Turn, config: Mapping[str, object]) -> object:
+    """What the graph starts with: the conversation, what is new of it, or the answer to what it asked."""
+    instructions = (
+        [{"role": "system", "content": turn.instructions, "id": INSTRUCTIONS_ID}] if turn.instructions else []
+    )
+    if graph.checkpointer in (None, False):
+        return {"messages": [*instructions, *_conversation(turn)]}
+    state = await graph.aget_state(config)
+    if state.interrupts:
+        return Command(resume=turn.input)
+    if not state.values.get("messages"):
+        return {"messages": [*instructions, *_conversation(turn)]}
+    return {"messages": [*instructions, _asked(turn)]}
+
+
+def _conversation(turn: Turn) -> list[object]:
+    """The messages, the last of the user with what is attached to it."""
+    messages: list[object] = [*turn.messages]
+    if turn.attachments:
+        last = max(index for index, message in enumerate(turn.messages) if message["role"] == "user")
+        messages[last] = _asked(turn)
+    return messages
+
+
+def _asked(turn: Turn) -> dict[str, object]:
+    if not turn.attachments:
+        return {"role": "user", "content": turn.input}
+    return {
+        "role": "user",
+        "content": [{"type": "text", "text": turn.input}, *[_block(part) for part in turn.attachments]],
+    }
+
+
+def _block(part: Attachment) -> dict[str, object]:
+    """A content block as OpenAI writes it, which every chat model of LangChain reads."""
+    match part:
+        case ImagePart(url=str(url)):
+            return {"type": "image_url", "image_url": {"url": url}}
+        case AudioPart():
+            return {"type": "input_audio", "input_audio": {"data": part.data, "format": part.format}}
+        case FilePart(data=str(data)):
+            return {"type": "file", "file": {"filename": part.filename or "file", "file_data": data}}
+        case _:
+            raise unreadable(part)
