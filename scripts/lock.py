@@ -35,7 +35,12 @@ def plan() -> list[tuple[str, str, list[str], list[str]]]:
             ["--no-deps"],
         ),
         ("langgraph", "What the adapter of LangGraph needs", extras["langgraph"], agree),
-        ("openai-agents", "What the adapter of openai-agents needs", extras["openai-agents"], agree),
+        (
+            "openai-agents",
+            "What the adapter of openai-agents needs",
+            extras["openai-agents"],
+            [],
+        ),  # wants websockets below 17
         ("pydantic-ai", "What the adapter of pydantic-ai needs", extras["pydantic-ai"], agree),
         ("semantic-cache", "What compares questions by their meaning", extras["semantic-cache"], agree),
         (
