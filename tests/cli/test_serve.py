@@ -127,7 +127,10 @@ REFUSED = {
     "no_such_config": (["--config", "none.toml"], "config none.toml: no such file"),
     "open_to_others": (["scripted", "--host", "0.0.0.0"], "--host: '0.0.0.0' can be reached from other machines"),
     "no_such_host": (["scripted", "--host", "192.0.2.1", "--port", "0"], "192.0.2.1"),
-    "profile": (["scripted", "--profile", "none"], "--profile: unknown profile 'none'; known: 'nomyo', 'openai'"),
+    "profile": (
+        ["scripted", "--profile", "none"],
+        "--profile: unknown profile 'none'; known: 'hermes', 'nanobot', 'nomyo', 'openai'",
+    ),
     "no_such_attribute": (["good.py:nothing", "--port", "0"], "agent"),
     "missing_agent_file": (["gone.py:agent", "--port", "0"], "gone.py"),
     "failing_import": (

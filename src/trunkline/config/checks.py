@@ -83,6 +83,24 @@ def _open_to_others(config: Config) -> Iterator[Problem]:
         )
 
 
+def _weak_keys(config: Config) -> Iterator[Problem]:
+    """A profile whose clients hold the key to a machine wants one that cannot be guessed, where others can reach it."""
+    server = config.server
+    profile = PROFILES.get(server.profile)
+    if profile is None or is_loopback(server.host):
+        return
+    keys = [(f"server.api_keys[{index}]", key) for index, key in enumerate(server.api_keys)]
+    keys += [(f"server.keys[{index}].key", entry.key) for index, entry in enumerate(server.keys)]
+    for path, key in keys:
+        if len(key) < profile.min_key_characters:
+            yield Problem(
+                path,
+                f"has {len(key)} characters, and {server.host!r} can be reached from other machines; "
+                f"profile {server.profile!r} wants at least {profile.min_key_characters}, "
+                "as `openssl rand -hex 32` makes them",
+            )
+
+
 def _origins(config: Config) -> Iterator[Problem]:
     for index, origin in enumerate(config.server.cors_origins):
         if origin == "*":
@@ -277,5 +295,6 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _origins,
     _store,
     _open_to_others,
+    _weak_keys,
 )
 """In the order in which they are reported: what the file is about first, the address last."""

@@ -70,9 +70,10 @@ class Decoder(Protocol):
 
 
 class SurfaceCodec(Protocol):
-    """A dialect in front."""
+    """A dialect in front. `own_name` is the profile's: headers that only we have are named after it."""
 
     name: str
+    own_name: str
     framing: Framing
 
     def decode_request(self, body: bytes) -> Request: ...

@@ -18,7 +18,7 @@ from trunkline.model.errors import (
     BackendUnavailable,
     ErrorInfo,
 )
-from trunkline.model.events import Extension
+from trunkline.model.events import OWN, Extension
 from trunkline.model.tokens import TokenLogprob, TopLogprob
 from trunkline.model.usage import Usage
 
@@ -117,9 +117,11 @@ def _is_indexed(entry: Json) -> TypeGuard[dict[str, Json]]:
     return isinstance(entry, dict) and isinstance(entry.get("index"), int)
 
 
-def write_error(error: ErrorInfo) -> dict[str, object]:
-    """The error object: always `message, type, param, code`, and `code` a string or null (decision 2)."""
-    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+def write_error(error: ErrorInfo, *, own_name: str = OWN) -> dict[str, object]:
+    """The error object: always `message, type, param, code`, and `code` a string or null (decision 2). How an agent says its run
+    went stands beside them under `own_name`."""
+    written = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return {"error": {**written, own_name: error.state} if error.state else written}
 
 
 def read_error(status: int, source: Json) -> BackendError:

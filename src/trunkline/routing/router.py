@@ -238,7 +238,7 @@ class Router:
         if self._choice == "any" or (self._choice == "first" and model == ANYBODY):
             listed = next((info.id for info in await self.models()), model)
             first = listed if self._default_model in (None, model) else self._default_model
-            if first is not None and first != model:
+            if first != model:
                 return await self.resolve(first)
         error.status = self._unknown_status
         raise error

@@ -6,8 +6,9 @@ frame of the dialect and the end. And a client that has left stops the backend a
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+import msgspec
 from starlette.types import Receive, Send
 
 from trunkline.dialects.codec import Encoder, KeepingEncoder, SurfaceCodec
@@ -25,6 +26,7 @@ from trunkline.server.streaming import ClientStream
 from trunkline.telemetry.outcome import Outcome
 
 logger = logging.getLogger("trunkline.server")
+_STATE = msgspec.json.Decoder(dict[str, object])
 
 
 Record = Callable[[bytes], Awaitable[None]]
@@ -33,15 +35,22 @@ Record = Callable[[bytes], Awaitable[None]]
 
 class Answerer:
     """Answers calls of one surface. A surface that keeps its answers gives `record` with each call; with `keeps_partial` also
-    what there was when the client left."""
+    what there was when the client left. `early_status`: the head of a stream is sent before the backend has said anything."""
 
     def __init__(
-        self, gateway: Gateway, codec: SurfaceCodec, *, keepalive_s: float, keeps_partial: bool = True
+        self,
+        gateway: Gateway,
+        codec: SurfaceCodec,
+        *,
+        keepalive_s: float,
+        keeps_partial: bool = True,
+        early_status: bool = False,
     ) -> None:
         self._gateway = gateway
         self._codec = codec
         self._keepalive_s = keepalive_s
         self._keeps_partial = keeps_partial
+        self._early_status = early_status
 
     async def respond(
         self, call: Call, exchange: Exchange, receive: Receive, send: Send, *, record: Record | None = None
@@ -66,11 +75,14 @@ class Answerer:
         try:
             answer = await self._gateway.answer(call)
             try:
-                body = await (self._relay_whole(answer) if answer.relayed else self._fold(answer, call, watch, record))
+                body = await (
+                    self._relay_whole(answer) if answer.relayed else self._fold(answer, call, exchange, watch, record)
+                )
             finally:
                 await answer.aclose()
         except TrunklineError as error:
             watch.close()
+            self._add_state(exchange, error.info().state)
             await send_error(error, exchange, self._codec, send)
             return
         watch.close()
@@ -85,7 +97,9 @@ class Answerer:
             pieces.append(batch.data)
         return b"".join(pieces)
 
-    async def _fold(self, answer: Answer, call: Call, watch: DisconnectWatch, record: Record | None) -> bytes:
+    async def _fold(
+        self, answer: Answer, call: Call, exchange: Exchange, watch: DisconnectWatch, record: Record | None
+    ) -> bytes:
         folding, size = Fold(), AnswerSize()
         try:
             async for batch in answer.event_batches():
@@ -102,10 +116,19 @@ class Answerer:
             raise TurnFailure(turn.terminal.error)
         if isinstance(turn.terminal, ev.TurnCancelled):
             raise BackendUnavailable("the answer was cancelled", code="cancelled")
+        for extension in turn.extensions:
+            if extension.name == ev.OWN:
+                self._add_state(exchange, _STATE.decode(extension.payload))
         body = self._codec.encode_turn(turn, call.request)
         if record is not None:
             await record(body)
         return body
+
+    def _add_state(self, exchange: Exchange, state: Mapping[str, object]) -> None:
+        """How an agent says its run went, where that is not just well."""
+        for name in ("completed", "partial") if state else ():
+            header = f"x-{self._codec.own_name}-{name}".encode()
+            exchange.headers.append((header, b"true" if state.get(name) is True else b"false"))
 
     async def _stream(
         self, call: Call, exchange: Exchange, watch: DisconnectWatch, send: Send, record: Record | None
@@ -125,6 +148,9 @@ class Answerer:
             return await _failed_frames(encoder, failed, call, opened=answer is not None, record=record)
 
         try:
+            if self._early_status:
+                await self._gateway.check(call)
+                await stream.send_head()
             answer = await self._gateway.answer(call)
             if answer.relayed:
                 await self._relay_stream(answer, stream, encoder, watch)
@@ -266,6 +292,8 @@ def outcome_headers(outcome: Outcome) -> list[Header]:
         headers.append((b"x-trunkline-ignored", header_list(outcome.ignored)))
     if outcome.cache is not None:
         headers.append((b"x-trunkline-cache", outcome.cache.encode()))
+    if outcome.warning is not None:
+        headers.append((b"x-trunkline-warning", outcome.warning.encode()))
     return headers
 
 

@@ -93,7 +93,7 @@ class ClientStream:
             return
         if self._aside is None or self._aside.done():
             if not self.begun:
-                self._aside = asyncio.create_task(self._send_head())
+                self._aside = asyncio.create_task(self.send_head())
             elif self._keepalive and self._writes == self._seen and not self._writing:
                 self._aside = asyncio.create_task(self._send_keepalive())
         self._stalled = self._stalled + 1 if self._writing and self._writes == self._seen else 0
@@ -103,7 +103,7 @@ class ClientStream:
         self._seen = self._writes
         self._timer = self._loop.call_later(self._keepalive_s, self._tick)
 
-    async def _send_head(self) -> None:
+    async def send_head(self) -> None:
         """The head alone. A server keeps it until the body begins (ASGI), so an empty piece of body goes after it."""
         if self.begun:  # the first frame came in the same turn of the loop, and took the head along
             return

@@ -50,6 +50,7 @@ class OllamaChatSurface:
     """The codec for clients of POST /api/chat. One for each exchange: `elapsed_ns` counts from its beginning."""
 
     name = "ollama_chat"
+    own_name = ev.OWN
     framing = JSON_LINES
 
     def __init__(self, *, elapsed_ns: Callable[[], int]) -> None:
@@ -76,6 +77,7 @@ class OllamaGenerateSurface:
     """The codec for clients of POST /api/generate. One for each exchange: `elapsed_ns` counts from its beginning."""
 
     name = "ollama_generate"
+    own_name = ev.OWN
     framing = JSON_LINES
 
     def __init__(self, *, elapsed_ns: Callable[[], int]) -> None:

@@ -19,8 +19,8 @@ from trunkline.dialects.openai_chat.messages import write_call
 from trunkline.dialects.openai_chat.own_events import OwnEvents
 from trunkline.dialects.openai_chat.stored import KeepingChatEncoder
 from trunkline.model import events as ev
-from trunkline.model.errors import ErrorInfo
-from trunkline.model.items import FunctionCall, Message, Reasoning, RefusalPart, TextPart, ToolKind
+from trunkline.model.errors import ErrorInfo, InvalidParameter
+from trunkline.model.items import FunctionCall, ImagePart, Message, Reasoning, RefusalPart, TextPart, ToolKind
 from trunkline.model.request import Request, ToolEvents
 from trunkline.model.tokens import TokenLogprob
 from trunkline.model.turn import ChoiceEnd, Turn, TurnItem
@@ -47,10 +47,16 @@ class ChatSurface:
 
     def __init__(self, profile: Profile, *, tool_events: ToolEvents | None = None) -> None:
         self._profile = profile
+        self.own_name = profile.own_name
         self._tool_events = tool_events or profile.tool_events
 
     def decode_request(self, body: bytes) -> Request:
-        return decode_request(body)
+        request = decode_request(body)
+        if self._profile.single_message:
+            _check_single(request)
+        if not self._profile.remote_images:
+            _check_images(request)
+        return request
 
     def encoder(self, request: Request) -> "ChatEncoder | KeepingChatEncoder":
         encoder = ChatEncoder(request, self._profile, tool_events=request.tool_events or self._tool_events)
@@ -64,7 +70,26 @@ class ChatSurface:
     def encode_error(self, error: ErrorInfo) -> bytes:
         if self._profile.error_style == "plain":
             return _encode({"error": error.type, "detail": error.message})
-        return _encode(parts.write_error(error))
+        return _encode(parts.write_error(error, own_name=self.own_name))
+
+
+def _check_single(request: Request) -> None:
+    items = request.items
+    if len(items) != 1 or not isinstance(items[0], Message) or items[0].role != "user":
+        raise InvalidParameter(
+            "Only a single user message is supported; the rest of the conversation is in the agent's own session",
+            param="messages",
+        )
+
+
+def _check_images(request: Request) -> None:
+    for item, place in zip(request.items, request.places, strict=True):
+        for position, part in enumerate(item.content if isinstance(item, Message) else ()):
+            if isinstance(part, ImagePart) and not (part.url or "").startswith("data:"):
+                raise InvalidParameter(
+                    "Remote image URLs are not supported; send the image as a data: URL or in a form",
+                    param=f"{place}.content[{position}].image_url.url",
+                )
 
 
 def _dump(value: object, *, spaced: bool) -> bytes:
@@ -269,7 +294,7 @@ class ChatEncoder:
 
     def _failed(self, event: ev.TurnFailed) -> bytes:
         # Decision 4: an error object ends the stream; neither a finish reason nor [DONE] may pretend success.
-        return self._frame(parts.write_error(event.error))
+        return self._frame(parts.write_error(event.error, own_name=self._profile.own_name))
 
     def _cancelled(self, event: ev.TurnCancelled) -> bytes:
         return self._frame(

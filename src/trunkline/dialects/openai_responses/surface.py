@@ -33,6 +33,7 @@ class ResponsesSurface:
     framing = EVENT_STREAM
 
     def __init__(self, profile: Profile, *, now: Callable[[], float]) -> None:
+        self.own_name = profile.own_name
         self._plain_errors = profile.error_style == "plain"
         self._now = now
         self._settings = Settings(
@@ -59,7 +60,7 @@ class ResponsesSurface:
     def encode_error(self, error: ErrorInfo) -> bytes:
         if self._plain_errors:
             return msgspec.json.encode({"error": error.type, "detail": error.message})
-        return msgspec.json.encode(write_error(error))
+        return msgspec.json.encode(write_error(error, own_name=self.own_name))
 
     def frame(self, emitted: Emitted) -> bytes:
         """One event as server-sent event, with the sentinel after a terminal one: for replaying a log."""
