@@ -18,6 +18,7 @@ from trunkline.engine.chaining import Chaining
 from trunkline.engine.gateway import Gateway
 from trunkline.engine.operations import OperationGateway
 from trunkline.engine.runs import Runs
+from trunkline.engine.sessions import Sessions
 from trunkline.plugins import build_backend, build_embedder
 from trunkline.ports.backend import BackendSetup
 from trunkline.ports.runtime import Clock, Entropy, SystemClock, SystemEntropy
@@ -72,25 +73,21 @@ def assemble(
     backends = build_endpoints(config, base_dir=base_dir, agents=agents, clock=clock, entropy=entropy)
     endpoints = tuple([endpoint for of_backend in backends.values() for endpoint in of_backend])
     catalog, balancer = Catalog(endpoints, clock=clock), Balancer()
-    router = Router(
-        backends,
-        config.models,
-        catalog,
-        default_model=config.server.default_model,
-        choice=profile.model_choice,
-        unknown_status=profile.unknown_model_status,
-    )
-    store = sqlite.build(config.store, base_dir=base_dir, clock=clock)
+    router = _router(config, backends, catalog, profile)
+    store = sqlite.build(config.store, base_dir=base_dir, clock=clock, keyed=config.idempotency)
     usage_meter = UsageMeter(store, clock=clock)
     access_log = AccessLog(sys.stderr) if config.server.access_log else None
     accounts = Accounts(usage_meter, access_log, clock=clock)
     cache = _answer_cache(config, base_dir=base_dir, clock=clock, entropy=entropy, accounts=accounts)
     approvals = ApprovalRegistry()
-    gateway = _gateway(router, balancer, cache, approvals, profile, clock=clock, entropy=entropy)
+    sessions = Sessions(store.sessions, config.sessions, clock=clock)
+    gateway = _gateway(router, balancer, cache, approvals, sessions, profile, clock=clock, entropy=entropy)
     chaining = Chaining(store)
     responses_codec = ResponsesSurface(profile, now=clock.now_s)
     lag, process = LoopLag(), Process(started_at=clock.now_s())
-    runs = Runs(store, gateway, chaining, responses_codec, accounts=accounts, clock=clock)
+    runs = Runs(
+        store, gateway, chaining, responses_codec, accounts=accounts, clock=clock, max_runs=config.runs.max_runs
+    )
     runtime = Runtime(
         settings=config.server,
         profile=profile,
@@ -104,6 +101,7 @@ def assemble(
         accounts=accounts,
         cache=cache,
         approvals=approvals,
+        sessions=sessions,
     )
     chat, ollama_errors = ChatSurface(profile, tool_events=config.server.tool_events), ollama.OllamaErrors()
     operating = OperationGateway(router, balancer, endpoints, clock=clock, entropy=entropy)
@@ -158,11 +156,23 @@ def _routes(
     ]
 
 
+def _router(config: Config, backends: Mapping[str, Sequence[Endpoint]], catalog: Catalog, profile: Profile) -> Router:
+    return Router(
+        backends,
+        config.models,
+        catalog,
+        default_model=config.server.default_model,
+        choice=profile.model_choice,
+        unknown_status=profile.unknown_model_status,
+    )
+
+
 def _gateway(
     router: Router,
     balancer: Balancer,
     cache: AnswerCache,
     approvals: ApprovalRegistry,
+    sessions: Sessions,
     profile: Profile,
     *,
     clock: Clock,
@@ -173,6 +183,7 @@ def _gateway(
         balancer,
         cache,
         approvals,
+        sessions,
         clock=clock,
         entropy=entropy,
         # A profile that spaces its JSON needs every frame written anew; bytes of an upstream would not be.
@@ -219,6 +230,7 @@ def build_endpoints(
                     grace_s=_grace_s(settings),
                     retries=settings.retries if isinstance(settings, HttpSettings) else 0,
                     restarts=settings.on_lost == "restart",
+                    sessions=settings.sessions,
                 )
                 for label, single in _each(name, settings)
             ]

@@ -99,7 +99,7 @@ async def test_what_waits_for_its_turn_is_bounded_and_who_leaves_waits_no_more(s
         client, gate = Asking(server, model="bot"), tmp_path / "gate"
         first = await _begun(client, "first", gate, conversation="chat")
         waiting = [asyncio.create_task(client.post("x", conversation="chat")) for _ in range(MAX_WAITING)]
-        [place] = server.application._runs._chaining.turns._places.values()
+        [place] = server.application._runs._chaining.turns._turns._places.values()
         await eventually(lambda: place.wanted == 1 + MAX_WAITING)
         refused = await client.post("now", conversation="chat")
         assert (refused.status, refused.error["code"]) == (429, "conversation_locked")

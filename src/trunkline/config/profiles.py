@@ -29,8 +29,14 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
             what an answer's API has no word for (`NAME`), the headers that go with that (`x-NAME-completed`).
         session_header: Request and response header that carries the session id.
         memory_key_header: Request and response header that carries the key of an agent's long-term memory.
+        session_prefix: What is put before a session id from a body.
+        default_session: The session of a request that names none; absent: found out.
+        session_needs_key: Only where the server asks for an API key may a session be named.
         done_sentinel: `[DONE]` follows the last event of a stream of the Responses API.
         usage_details: The usage of a response always has its details, 0 where unknown; otherwise as far as they are known.
+        run_object: `object` of a run.
+        run_accepted: `status` in the answer to a run's creation.
+        run_statuses: Other words for statuses of a run.
         chat_usage: `known`: a chat completion has its usage where somebody counted, a stream in a last chunk where the client asks
             for it. `always`: a whole one always has it, 0 where unknown. `finish`: so has the last chunk with a finish reason.
         tool_events: What chat streams show of the tools that an agent runs itself, unless the client or `server.tool_events` says
@@ -73,8 +79,14 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     own_name: str = "trunkline"
     session_header: str = "x-session-id"
     memory_key_header: str = "x-session-key"
+    session_prefix: str = ""
+    default_session: str | None = None
+    session_needs_key: bool = False
     done_sentinel: bool = True
     usage_details: bool = True
+    run_object: str = "run"
+    run_accepted: str = "queued"
+    run_statuses: Mapping[str, str] = {}
     chat_usage: Literal["known", "always", "finish"] = "known"
     tool_events: ToolEvents = "off"
     tool_event_shape: Literal["chunk", "bare"] = "chunk"
@@ -125,7 +137,15 @@ PROFILES = MappingProxyType(
             own_name="hermes",
             session_header="x-hermes-session-id",
             memory_key_header="x-hermes-session-key",
+            session_needs_key=True,
             done_sentinel=False,
+            run_object="hermes.run",
+            run_accepted="started",
+            run_statuses={
+                "in_progress": "running",
+                "requires_action": "waiting_for_approval",
+                "incomplete": "completed",
+            },
             chat_usage="finish",
             tool_events="events",
             tool_event_shape="bare",
@@ -138,12 +158,14 @@ PROFILES = MappingProxyType(
             ignores_tools=True,
             inherits_instructions=True,
             max_messages=100,
-            defaults={"server.port": 8642, "store.max_responses": 100},
+            defaults={"server.port": 8642, "store.max_responses": 100, "runs.max_runs": 10, "runs.keep_s": 3600},
             min_key_characters=16,
             unknown_reference_status=404,
         ),
         "nanobot": Profile(
             json_spacing=True,
+            session_prefix="api:",
+            default_session="api:default",
             chat_usage="always",
             early_status=True,
             single_message=True,

@@ -80,6 +80,8 @@ class BackendSettings(_Table, frozen=True, kw_only=True, tag_field="type"):
         max_concurrency: Turns it works on at once, for each of its endpoints and models; more wait in the queue.
         max_queue: Turns that may wait; one more is answered 429 with Retry-After.
         streaming: Whether clients may ask for a stream.
+        sessions: Whether a session that a client names is kept here: its history comes from the store, and it has one turn at a
+            time. Otherwise its name only says which turns belong together. The first backend of the model's route decides.
         on_disconnect: What becomes of a turn whose client has left: `cancel` stops it, `finish` lets it end (a stored response
             can be retrieved once it has), a number gives it that many seconds.
         on_lost: What becomes of a background response whose server stopped while it was being answered: `fail` ends it as
@@ -91,6 +93,7 @@ class BackendSettings(_Table, frozen=True, kw_only=True, tag_field="type"):
     max_concurrency: Count = 64
     max_queue: Size = 256
     streaming: bool = True
+    sessions: bool = False
     on_disconnect: Literal["cancel", "finish"] | Positive = "cancel"
     on_lost: Literal["fail", "restart"] = "fail"
 
@@ -159,6 +162,7 @@ class PythonSettings(BackendSettings, frozen=True, kw_only=True, tag="python"):
     """
 
     target: str
+    sessions: bool = True
     history: Literal["full", "last", "flatten"] = "full"
     client_tools: bool = False
     approval_timeout_s: Positive = 300.0
@@ -226,6 +230,47 @@ class StoreSettings(_Table, frozen=True, kw_only=True):
     max_age_s: Positive | None = None
 
 
+class SessionSettings(_Table, frozen=True, kw_only=True):
+    """Sessions that clients name, with backends that keep them. See the sessions' page.
+
+    Attributes:
+        when_busy: What becomes of a turn while another one of its session is under way: `wait` lets it wait for its turn, `refuse`
+            answers 409 at once.
+        max_waiting: Turns of one session that may wait; one more is answered 429 with Retry-After.
+        skip_auxiliary: Whether what chat UIs ask for themselves, as titles and tags, stays out of the session that it names.
+    """
+
+    when_busy: Literal["wait", "refuse"] = "wait"
+    max_waiting: Size = 64
+    skip_auxiliary: bool = True
+
+
+class RunSettings(_Table, frozen=True, kw_only=True):
+    """Work in the background: runs and background responses, which are the same. See the runs' page.
+
+    Attributes:
+        max_runs: How many of each tenant's may wait or be answered; one more is answered 429 with Retry-After.
+        keep_s: Seconds after its end for which a run can be listed and its events read; absent: as long as its response is kept.
+    """
+
+    max_runs: Count = 1024
+    keep_s: Positive | None = None
+
+
+class IdempotencySettings(_Table, frozen=True, kw_only=True):
+    """Answers that are given again to whoever sends the same `Idempotency-Key`. See the page on retries.
+
+    Attributes:
+        ttl_s: Seconds for which an answer is kept under its key.
+        max_answers: How many of each tenant; the oldest give way.
+        max_bytes: How large those of each tenant may be together; the oldest give way.
+    """
+
+    ttl_s: Positive = 86_400.0
+    max_answers: Count = 10_000
+    max_bytes: Count = 64_000_000
+
+
 class CacheSettings(_Table, frozen=True, kw_only=True):
     """Answers that are given again, for the models and the requests that ask for it. See the cache's page.
 
@@ -251,13 +296,19 @@ class Config(_Table, frozen=True, kw_only=True):
     Attributes:
         server: How it listens.
         store: What it keeps.
+        sessions: How sessions go.
+        runs: How much goes on in the background.
         cache: What it answers again.
+        idempotency: What it answers once.
         backends: Who answers, by name.
         models: Names clients use, each with its route. A backend without an entry offers its models under their own names.
     """
 
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
+    sessions: SessionSettings = SessionSettings()
+    runs: RunSettings = RunSettings()
     cache: CacheSettings = CacheSettings()
+    idempotency: IdempotencySettings = IdempotencySettings()
     backends: Mapping[str, Backend] = {}
     models: tuple[ModelSettings, ...] = ()

@@ -21,7 +21,9 @@ def key_of(call: Call, request: Request | None = None, *more: str) -> bytes:
     """The digest of a call; of another request in its place, and with more that has to be the same."""
     asked = request or call.request
     unnamed = asked.extra or any(isinstance(tool, Tool) and tool.extra for tool in asked.tools)
-    who = msgspec.json.encode((call.tenant, call.session_id, call.dialect if unnamed else None, more))
+    who = msgspec.json.encode(
+        (call.tenant, call.named_session, call.memory_key, call.dialect if unnamed else None, more)
+    )
     return sha256(who + _canonical(asked)).digest()
 
 

@@ -14,7 +14,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     `own_items` are what the body's own items were read as; the request holds more where history was put before them. `own_ids`:
     the answer carries our id and time, never those of an upstream, so it is never relayed. `patient`: it may wait for a slot in a
-    queue of any length. `cache`: whether a kept answer will do and this one may be kept; None: as its model says. `admitted` is
+    queue of any length. `session_id`: the conversation it belongs to; `session_named`: its client named it, and wants what is kept
+    under that name. `cache`: whether a kept answer will do and this one may be kept; None: as its model says. `admitted` is
     awaited once a backend has a slot for it, and before anything is asked of that backend; a fallback may have it awaited again.
     `shows_approvals`: whether the surface's streams can show an agent's questions.
     """
@@ -29,8 +30,15 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     own_items: tuple[Item, ...] = ()
     session_id: str | None = None
+    session_named: bool = False
+    memory_key: str | None = None
     own_ids: bool = False
     patient: bool = False
     cache: bool | None = None
     admitted: Callable[[], Awaitable[None]] | None = None
     shows_approvals: bool = True
+
+    @property
+    def named_session(self) -> str | None:
+        """The session, if its client named it. One that was found out says nothing that the request does not."""
+        return self.session_id if self.session_named else None

@@ -30,6 +30,7 @@ class Chained(msgspec.Struct, frozen=True, kw_only=True):
         request: history first, then its own items.
         input: its own items as they are stored.
         history: the turns of the chain before it, for a store whose parent goes away meanwhile.
+        session_id: the session of what it continues, then its own.
     """
 
     request: Request
@@ -38,6 +39,7 @@ class Chained(msgspec.Struct, frozen=True, kw_only=True):
     conversation_id: str | None = None
     name: str | None = None
     history: Sequence[Segment] = ()
+    session_id: str | None = None
 
 
 class _Before(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +50,7 @@ class _Before(msgspec.Struct, frozen=True, kw_only=True):
     parent_id: str | None = None
     conversation_id: str | None = None
     name: str | None = None
+    session_id: str | None = None
 
 
 class _Local(msgspec.Struct, frozen=True):
@@ -127,15 +130,24 @@ class Chaining:
         self.turns = ConversationTurns()
 
     async def prepare(
-        self, request: Request, *, tenant: str, response_id: str, local: LocalHistories | None = None
+        self,
+        request: Request,
+        *,
+        tenant: str,
+        response_id: str,
+        local: LocalHistories | None = None,
+        whole: bool = True,
     ) -> Chained:
-        """The request as the backend shall see it. Raises RequestError for a history that is not there."""
+        """The request as the backend shall see it. `whole`: there is no more of the conversation, as there is in a session.
+
+        Raises RequestError for a history that is not there.
+        """
         local = local or LocalHistories()
         before = await self._before(request, local, tenant=tenant)
         request = await self._resolve(request, before.items, local, tenant=tenant)
-        return _chained(request, _own(request.items, response_id=response_id), before)
+        return _chained(request, _own(request.items, response_id=response_id), before, whole=whole)
 
-    async def again(self, request: Request, *, tenant: str, response_id: str) -> Chained:
+    async def again(self, request: Request, *, tenant: str, response_id: str, whole: bool = True) -> Chained:
         """The same for a request whose turn has begun to be stored: its parent and its own items are settled, wherever
         names and references point by now."""
         begun = await self._begun(tenant, response_id)
@@ -148,7 +160,9 @@ class Chaining:
             )
         own = _members(begun.input)
         items = items_from_stored(own)
-        return _chained(msgspec.structs.replace(request, items=items, places=("input",) * len(items)), own, before)
+        return _chained(
+            msgspec.structs.replace(request, items=items, places=("input",) * len(items)), own, before, whole=whole
+        )
 
     async def alone(self, request: Request, *, tenant: str, response_id: str) -> Chained:
         """The same without its history, for a turn that will not be answered any more."""
@@ -168,10 +182,16 @@ class Chaining:
 
     async def _before(self, request: Request, local: LocalHistories, *, tenant: str) -> _Before:
         if request.previous_response_id is not None:
-            history = local.find(request.previous_response_id) or await self._chain(
-                tenant, request.previous_response_id
+            kept = local.find(request.previous_response_id)
+            session_id, history = (
+                (None, kept) if kept is not None else await self._chain(tenant, request.previous_response_id)
             )
-            return _Before(items=_items_of(history), history=history, parent_id=request.previous_response_id)
+            return _Before(
+                items=_items_of(history),
+                history=history,
+                parent_id=request.previous_response_id,
+                session_id=session_id,
+            )
         if request.conversation is None:
             return _Before()
         name = _name_in(request)
@@ -179,7 +199,9 @@ class Chaining:
             return await self._in_conversation(tenant, request.conversation)
         parent_id = await self._store.named_response(tenant, name)
         history = () if parent_id is None else await self._store.history(tenant, parent_id) or ()
-        return _Before(items=_items_of(history), history=history, parent_id=parent_id, name=name)
+        parent = None if parent_id is None else await self._store.load_response(tenant, parent_id)
+        session_id = None if parent is None else parent.session_id
+        return _Before(items=_items_of(history), history=history, parent_id=parent_id, name=name, session_id=session_id)
 
     async def _resolve(
         self, request: Request, history: Sequence[Item], local: LocalHistories, *, tenant: str
@@ -216,7 +238,8 @@ class Chaining:
             raise RequestError(f"Item with id '{item_id[:200]}' not found.", code="item_not_found", param=place)
         return item
 
-    async def _chain(self, tenant: str, response_id: str) -> Sequence[Segment]:
+    async def _chain(self, tenant: str, response_id: str) -> tuple[str | None, Sequence[Segment]]:
+        """The session of that response, and the turns up to and with it."""
         parent = await self._store.load_response(tenant, response_id)
         segments = None if parent is None else await self._store.history(tenant, response_id)
         if parent is None or segments is None:
@@ -231,7 +254,7 @@ class Chaining:
                 code="previous_response_not_ready",
                 param="previous_response_id",
             )
-        return segments
+        return parent.session_id, segments
 
     async def _in_conversation(self, tenant: str, conversation_id: str) -> _Before:
         if await self._store.load_conversation(tenant, conversation_id) is None:
@@ -241,7 +264,11 @@ class Chaining:
                 param="conversation",
             )
         items = await self._store.list_items(tenant, conversation_id, Page(limit=_EVERYTHING, order="asc"))
-        return _Before(items=items_from_stored([item.data for item in items]), conversation_id=conversation_id)
+        return _Before(
+            items=items_from_stored([item.data for item in items]),
+            conversation_id=conversation_id,
+            session_id=conversation_id,
+        )
 
 
 def _own(items: Sequence[Item], *, response_id: str) -> tuple[bytes, ...]:
@@ -256,10 +283,11 @@ def _own(items: Sequence[Item], *, response_id: str) -> tuple[bytes, ...]:
     return tuple([msgspec.json.encode(item) for item in written])
 
 
-def _chained(request: Request, own: tuple[bytes, ...], before: _Before) -> Chained:
-    """Raises RequestError for a call without its output, and the other way round."""
+def _chained(request: Request, own: tuple[bytes, ...], before: _Before, *, whole: bool) -> Chained:
+    """Raises RequestError where the whole of it has a call without its output, or the other way round."""
     items = (*before.items, *request.items)
-    check_calls(items, settled=len(before.items))
+    if whole:
+        check_calls(items, settled=len(before.items))
     places = (*("previous_response_id",) * len(before.items), *request.places)
     return Chained(
         request=msgspec.structs.replace(request, items=items, places=places),
@@ -268,6 +296,7 @@ def _chained(request: Request, own: tuple[bytes, ...], before: _Before) -> Chain
         conversation_id=before.conversation_id,
         name=before.name,
         history=before.history,
+        session_id=before.session_id,
     )
 
 

@@ -177,7 +177,7 @@ def route_name(lease: Lease) -> str:
 def _affinity(call: Call) -> str | None:
     """What should stay with one endpoint: the turns of a conversation, whose beginning its caches know."""
     request = call.request
-    return request.previous_response_id or request.conversation or call.session_id or request.prompt_cache_key
+    return request.previous_response_id or request.conversation or call.named_session or request.prompt_cache_key
 
 
 def _pause_s(error: TrunklineError, retry: int, *, at_most: int) -> float | None:

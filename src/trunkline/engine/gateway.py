@@ -20,6 +20,7 @@ from trunkline.engine.call import Call
 from trunkline.engine.failover import Failover, Prepared, route_name
 from trunkline.engine.flight import Source
 from trunkline.engine.honour import check_streaming, translated
+from trunkline.engine.sessions import Sessions
 from trunkline.engine.truncation import truncation_for
 from trunkline.model.errors import BackendTimeout, UnsupportedParameter
 from trunkline.model.request import Request
@@ -61,6 +62,7 @@ class Gateway:
         balancer: Balancer,
         cache: AnswerCache,
         approvals: ApprovalRegistry,
+        sessions: Sessions,
         *,
         clock: Clock,
         entropy: Entropy,
@@ -70,6 +72,7 @@ class Gateway:
         self._router = router
         self._cache = cache
         self._approvals = approvals
+        self._sessions = sessions
         self._failover = Failover(router, balancer)
         self._clock = clock
         self._entropy = entropy
@@ -78,6 +81,13 @@ class Gateway:
 
     async def answer(self, call: Call) -> Answer:
         """Opens the answer. Raises the typed error of the last endpoint tried when none could begin."""
+        if call.session_named and await self.keeps_sessions(call.request.model or ""):
+            await self.check(call)  # what is refused is refused before it waits for its turn
+            return Answer(await self._sessions.answer(call, self._known_or_asked))
+        return await self._known_or_asked(call)
+
+    async def _known_or_asked(self, call: Call) -> Answer:
+        """What the cache has, where it is wanted, or a backend's."""
         if not self._cache.wanted(call):
             return await self._ask(call)
         await self.check(call)  # what is refused is refused whatever is kept
@@ -106,6 +116,10 @@ class Gateway:
     async def first_choice(self, model: str) -> str:
         """The backend that is asked first. Raises ModelNotFound."""
         return (await self._router.resolve(model))[0].first.endpoint.backend_name
+
+    async def keeps_sessions(self, model: str) -> bool:
+        """Whether a session that is named for this model is kept: who is asked first decides. Raises ModelNotFound."""
+        return (await self._router.resolve(model))[0].first.endpoint.sessions
 
     def restarts(self, backend_name: str) -> bool:
         """Whether a lost run whose first choice was this backend is run again."""
@@ -187,7 +201,7 @@ class Gateway:
         asker = Asker(
             tenant=call.tenant,
             turn_id=call.turn_id,
-            session_id=call.session_id,
+            session_id=call.named_session,  # one that was found out may be another conversation that began alike
             backend=lease.endpoint.backend_name,
             request_id=call.request_id,
             visible=seen,
@@ -201,6 +215,7 @@ class Gateway:
             entropy=self._entropy,
             tenant=call.tenant,
             session_id=call.session_id,
+            memory_key=call.memory_key,
             approvals=self._approvals.of_turn(asker),
             body=call.body,
             body_dialect=call.dialect,

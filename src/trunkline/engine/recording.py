@@ -46,6 +46,7 @@ def stored_response(data: bytes, chained: Chained, *, background: bool = False) 
         created_at=ended.created_at,
         parent_id=chained.parent_id,
         conversation_id=chained.conversation_id,
+        session_id=chained.session_id,
         # A name moves to a turn that can be continued, not to one that has only begun or has failed.
         name=chained.name if ended.status in ("completed", "incomplete") else None,
         background=background,

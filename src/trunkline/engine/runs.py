@@ -16,7 +16,7 @@ has such a run answered again, MAX_RESTARTS times at most: a run that kills its 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 
 import msgspec
@@ -31,12 +31,13 @@ from trunkline.engine.recording import conversation_items, stored_response
 from trunkline.engine.run_log import FrameOf, Frames, LogPages, RunLog, follow
 from trunkline.engine.run_pump import Pump, patiently
 from trunkline.engine.run_replay import Replayed, give_up, replay, shifted
+from trunkline.engine.run_request import rebuilt, written
+from trunkline.engine.run_room import MAX_RUNS, RunRoom
 from trunkline.model import events as ev
 from trunkline.model.errors import (
     BackendUnavailable,
     ErrorInfo,
     InternalError,
-    RateLimited,
     RequestError,
     StoreError,
     TrunklineError,
@@ -46,24 +47,10 @@ from trunkline.ports.stores import LoggedEvent, Store, StoredRun
 from trunkline.telemetry.accounts import Accounts
 from trunkline.telemetry.outcome import Outcome
 
-MAX_RUNS = 1024
-MAX_HELD_BYTES = 256_000_000
-"""Of requests with their histories: what waits for a slot waits in memory."""
-BUSY_RETRY_AFTER_S = 5.0
 MAX_RESTARTS = 3
 CANCEL_WAIT_S = 10.0
 CLOSE_WAIT_S = 10.0
 logger = logging.getLogger("trunkline.runs")
-
-
-class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is needed to run again: the client's body and what surrounds it. `backend` was the first choice."""
-
-    body: bytes
-    model: str
-    request_id: str
-    session_id: str | None = None
-    backend: str = ""
 
 
 class Run:
@@ -122,31 +109,6 @@ class Run:
         self.log.publish(ended=True)
 
 
-class _Room:
-    """For what waits or is answered."""
-
-    def __init__(self) -> None:
-        self._taken = 0
-        self._held_bytes = 0
-
-    def check(self, held_bytes: int) -> None:
-        """Raises RateLimited where there is none."""
-        if self._taken >= MAX_RUNS or (self._taken and self._held_bytes + held_bytes > MAX_HELD_BYTES):
-            raise RateLimited(
-                f"{self._taken} background responses are waiting or being answered, as many as this server holds; "
-                "try again when some of them have ended",
-                retry_after_s=BUSY_RETRY_AFTER_S,
-            )
-
-    def take(self, held_bytes: int) -> None:
-        self._taken += 1
-        self._held_bytes += held_bytes
-
-    def give_back(self, held_bytes: int) -> None:
-        self._taken -= 1
-        self._held_bytes -= held_bytes
-
-
 class Runs:
     """All runs of this process. `start` deals with those that an earlier process left, `close` lets go of all."""
 
@@ -159,6 +121,7 @@ class Runs:
         *,
         accounts: Accounts,
         clock: Clock,
+        max_runs: int = MAX_RUNS,
     ) -> None:
         self._store = store
         self._gateway = gateway
@@ -168,7 +131,7 @@ class Runs:
         self._clock = clock
         self._pages = LogPages(store)
         self._alive: dict[tuple[str, str], Run] = {}
-        self._room = _Room()
+        self._room = RunRoom(max_runs=max_runs)
         self._draining = False
 
     @property
@@ -232,27 +195,20 @@ class Runs:
         )
         if self._draining:
             raise BackendUnavailable("the server is shutting down", code="server_shutting_down")
-        self._room.check(run.held_bytes)
+        self._room.check(call.tenant, run.held_bytes)
         emitted = run.emitter.queued(self._started(call))
         snapshot = _response_in(emitted[-1])
-        request = RunRequest(
-            body=body,
-            model=call.request.model or "",
-            request_id=call.request_id,
-            session_id=call.session_id,
-            backend=backend,
-        )
         stored = StoredRun(
             id=run.id,
             status="queued",
-            request=msgspec.msgpack.encode(request),
+            request=written(call, body, backend=backend),
             created_at=call.created_at,
             tenant=call.tenant,
         )
         events = self._logged(emitted, first=0)
-        self._room.take(run.held_bytes)
+        self._room.take(call.tenant, run.held_bytes)
         with contextlib.ExitStack() as not_taken:
-            not_taken.callback(self._room.give_back, run.held_bytes)
+            not_taken.callback(self._room.give_back, call.tenant, run.held_bytes)
             await self._store.create_run(
                 stored, stored_response(snapshot, chained, background=True), events, history=chained.history
             )
@@ -268,14 +224,30 @@ class Runs:
         Raises StoreError when the store will not take the end; the work has stopped all the same.
         """
         run = self._alive.get((tenant, run_id))
-        if run is None:
+        if run is None or not self.stop(tenant, run_id):
             return False
-        run.stop(ev.TurnCancelled())
         try:
             await asyncio.wait_for(run.over.wait(), CANCEL_WAIT_S)
         except TimeoutError:
             raise StoreError("the work has stopped, but its end could not be stored yet") from None
         return True
+
+    def stop(self, tenant: str, run_id: str) -> bool:
+        """Begins to cancel a run; its end follows. False if it was not alive (any more)."""
+        run = self._alive.get((tenant, run_id))
+        if run is not None:
+            run.stop(ev.TurnCancelled())
+        return run is not None
+
+    def stopping(self, tenant: str, run_id: str) -> bool:
+        """Whether it has been stopped and has not ended yet."""
+        run = self._alive.get((tenant, run_id))
+        return run is not None and run.stopped is not None and not run.over.is_set()
+
+    def newest(self, tenant: str, run_id: str) -> Iterator[LoggedEvent]:
+        """The last events of a run that is alive, the last first."""
+        run = self._alive.get((tenant, run_id))
+        return iter(()) if run is None else run.log.newest
 
     def forget(self, tenant: str, run_id: str) -> None:
         """The run has been deleted."""
@@ -302,7 +274,7 @@ class Runs:
             run, refused = await self._again(stored, alone=True), error
         _go_on(run, await replay(self._store, self._codec, stored, run.call.request, self._started(run.call)))
         if refused is None:
-            self._room.take(run.held_bytes)
+            self._room.take(stored.tenant, run.held_bytes)
             self._begin(run)
         else:
             await self._end(run, ev.TurnFailed(refused.info()), insist=False)
@@ -329,34 +301,19 @@ class Runs:
         if await self._store.requeue_run(stored.tenant, stored.id, response=snapshot, events=events):
             logger.warning("run %s has lost its worker and is run again, attempt %d", stored.id, fresh.attempt)
             fresh.log = RunLog(first=fresh.emitter.sequence_number)
-            self._room.take(fresh.held_bytes)
+            self._room.take(stored.tenant, fresh.held_bytes)
             self._begin(fresh)
+        else:
+            fresh.turn.close()
 
     async def _again(self, stored: StoredRun, *, alone: bool = False) -> Run:
         """The run as it was before it began to be answered; `alone`: without its history, for one that has to end."""
-        asked = _REQUEST.decode(stored.request)
-        request = msgspec.structs.replace(self._codec.decode_request(asked.body), model=asked.model)
-        take_up = self._chaining.alone if alone else self._chaining.again
-        chained = await take_up(request, tenant=stored.tenant, response_id=stored.id)
-        outcome = Outcome()
-        outcome.model, outcome.stream = asked.model, request.stream
-        call = Call(
-            request=chained.request,
-            body=asked.body,
-            own_items=request.items,
-            dialect=self._codec.name,
-            turn_id=stored.id,
-            created_at=stored.created_at,
-            request_id=asked.request_id,
-            tenant=stored.tenant,
-            outcome=outcome,
-            session_id=asked.session_id,
-            own_ids=True,
-            patient=True,
-        )
-        emitter = self._codec.emitter(chained.request)
-        emitter.queued(self._started(call))
-        return self._run(call, chained, backend=asked.backend, emitter=emitter, first=stored.next_sequence)
+        again = await rebuilt(self._chaining, self._codec, stored, alone=alone)
+        emitter = self._codec.emitter(again.call.request)
+        emitter.queued(self._started(again.call))
+        run = self._run(again.call, again.chained, backend=again.backend, emitter=emitter, first=stored.next_sequence)
+        run.turn = again.turn
+        return run
 
     def _run(self, call: Call, chained: Chained, *, backend: str, emitter: ResponseEmitter, first: int = 0) -> Run:
         return Run(
@@ -379,7 +336,7 @@ class Runs:
     def _begin(self, run: Run) -> None:
         """The run is alive from now on, unless the server has been told to leave meanwhile: then it stays queued."""
         if self._draining:
-            self._room.give_back(run.held_bytes)
+            self._room.give_back(run.call.tenant, run.held_bytes)
             run.turn.close()
             run.leave()
             return
@@ -391,7 +348,7 @@ class Runs:
     def _over(self, key: tuple[str, str]) -> None:
         run = self._alive.pop(key)
         run.turn.close()
-        self._room.give_back(run.held_bytes)
+        self._room.give_back(run.call.tenant, run.held_bytes)
 
     async def _work(self, run: Run) -> None:
         """Drives a run to its end. Only a stopping server leaves one without."""
@@ -529,7 +486,6 @@ class _WithResponse(msgspec.Struct):
 
 
 _WITH_RESPONSE = msgspec.json.Decoder(_WithResponse)
-_REQUEST = msgspec.msgpack.Decoder(RunRequest)
 
 
 def _response_in(emitted: Emitted) -> bytes:

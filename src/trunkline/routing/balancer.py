@@ -18,6 +18,7 @@ import msgspec
 from trunkline.model.errors import BackendError, BackendUnavailable, RateLimited, TrunklineError, TurnFailure
 from trunkline.ports.backend import Backend, Relay
 from trunkline.ports.runtime import Clock
+from trunkline.ports.timers import Timers
 from trunkline.routing.breaker import Breaker, failure_class
 
 ONLY = "only one"
@@ -33,10 +34,11 @@ class Endpoint:
         label: `backend`, or `backend@host:port` where the backend has several.
         capacity: turns it works on at once, for each model.
         weight: its share among equals.
-        timeout_s: seconds one turn may take.
+        deadlines: of its turns, each of which may take so long.
         grace_s: seconds a turn may go on without its client.
         retries: how often a call that failed before any content is sent to it again.
         restarts: whether a background run of its that was lost is run again.
+        sessions: whether sessions that clients name are kept for it.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Endpoint:
         grace_s: float = 0.0,
         retries: int = 0,
         restarts: bool = False,
+        sessions: bool = False,
     ) -> None:
         self.label = label
         self.backend = backend
@@ -62,10 +65,11 @@ class Endpoint:
         self.capacity = capacity
         self.max_queue = max_queue
         self.weight = weight
-        self.timeout_s = timeout_s
+        self.deadlines = Timers(timeout_s)
         self.grace_s = grace_s
         self.retries = retries
         self.restarts = restarts
+        self.sessions = sessions
         self.breaker = Breaker(clock)
         self.active = 0
         self.queued = 0  # calls that wait, with this as their first choice; background runs not counted

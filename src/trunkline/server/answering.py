@@ -26,7 +26,6 @@ from trunkline.server.streaming import ClientStream
 from trunkline.telemetry.outcome import Outcome
 
 logger = logging.getLogger("trunkline.server")
-_STATE = msgspec.json.Decoder(dict[str, object])
 
 
 Record = Callable[[bytes], Awaitable[None]]
@@ -117,8 +116,9 @@ class Answerer:
         if isinstance(turn.terminal, ev.TurnCancelled):
             raise BackendUnavailable("the answer was cancelled", code="cancelled")
         for extension in turn.extensions:
-            if extension.name == ev.OWN:
-                self._add_state(exchange, _STATE.decode(extension.payload))
+            state = msgspec.json.decode(extension.payload) if extension.name == ev.OWN else None
+            if isinstance(state, dict):  # a model server may have a key of that name too
+                self._add_state(exchange, state)
         body = self._codec.encode_turn(turn, call.request)
         if record is not None:
             await record(body)

@@ -5,6 +5,7 @@ import contextlib
 import msgspec
 
 from trunkline.dialects.openai_responses import ResponsesSurface
+from trunkline.dialects.openai_responses.write_items import check_calls
 from trunkline.engine.call import Call
 from trunkline.engine.chaining import Chained, LocalHistories
 from trunkline.engine.recording import conversation_items, stored_response
@@ -14,6 +15,7 @@ from trunkline.model.request import Request
 from trunkline.server.answering import Record
 from trunkline.server.exchange import Exchange
 from trunkline.server.runtime import ResponseState, Runtime
+from trunkline.server.session import NO_SESSION, Session, announce, derived_id
 
 
 class Creation:
@@ -36,13 +38,18 @@ class Creation:
         exchange: Exchange,
         *,
         body: bytes,
-        session_id: str | None,
+        session: Session = NO_SESSION,
         cache: bool | None = None,
         local: LocalHistories | None = None,
     ) -> tuple[Call, Chained]:
-        """The call, checked as far as can be before it is answered. `local`: histories that are in no store.
+        """The call, checked as far as can be before it is answered. Its session is in the answer's headers from then on.
 
-        Raises RequestError.
+        Args:
+            session: what the client said of it.
+            local: histories that are in no store.
+
+        Raises:
+            RequestError
         """
         runtime = self._runtime
         if request.model is None:
@@ -51,12 +58,15 @@ class Creation:
         missing = NotFound if runtime.profile.unknown_reference_status == 404 else RequestError
         try:
             chained = await self._state.chaining.prepare(
-                request, tenant=exchange.tenant, response_id=response_id, local=local
+                request, tenant=exchange.tenant, response_id=response_id, local=local, whole=session.id is None
             )
         except RequestError as error:  # decision 28
             if error.code != "previous_response_not_found":
                 raise
             raise missing(error.message, code=error.code, param=error.param) from None
+        session_id = session.id or chained.session_id or derived_id(chained.request)
+        chained = msgspec.structs.replace(chained, session_id=session_id)
+        announce(exchange, runtime.profile, session_id, session.memory_key)
         call = Call(
             request=chained.request,
             body=body,
@@ -68,6 +78,8 @@ class Creation:
             tenant=exchange.tenant,
             outcome=exchange.outcome,
             session_id=session_id,
+            session_named=session.id is not None,
+            memory_key=session.memory_key,
             own_ids=True,
             patient=request.background,
             cache=cache,
@@ -77,6 +89,8 @@ class Creation:
                 await runtime.gateway.check(call)
             else:
                 await runtime.router.resolve(call.request.model or "")
+            if session.id is not None and not await runtime.gateway.keeps_sessions(call.request.model or ""):
+                check_calls(call.request.items)
         except ModelNotFound as error:  # decision 12: 404 on chat
             raise missing(error.message, code=error.code, param="model") from None
         return call, chained

@@ -13,6 +13,7 @@ from trunkline.engine.cache import AnswerCache
 from trunkline.engine.chaining import Chaining
 from trunkline.engine.gateway import Gateway
 from trunkline.engine.runs import Runs
+from trunkline.engine.sessions import Sessions
 from trunkline.ports.runtime import Clock, Entropy
 from trunkline.ports.stores import Store
 from trunkline.routing.balancer import Endpoint
@@ -65,6 +66,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     accounts: Accounts
     cache: AnswerCache
     approvals: ApprovalRegistry
+    sessions: Sessions
 
 
 class ResponseState(msgspec.Struct, frozen=True):

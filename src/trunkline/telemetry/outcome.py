@@ -17,6 +17,7 @@ class Outcome:
     stream = False
     grace_s = 0.0  # how long the turn may go on without its client
     relayed = False
+    warning: str | None = None  # what went wrong beside the answer, for its client
     cache: str | None = None  # hit or miss, where the cache was asked
     first_content_s: float | None = None  # monotonic clock
     usage: Usage | None = None

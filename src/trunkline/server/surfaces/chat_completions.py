@@ -18,12 +18,13 @@ from trunkline.ports.stores import Store, StoredCompletion
 from trunkline.server.answering import Answerer, Record
 from trunkline.server.body import read_body
 from trunkline.server.cache_header import cache_choice_of
+from trunkline.server.chat_form import FORM, chat_of_form
 from trunkline.server.exchange import exchange_of
 from trunkline.server.metadata import metadata_of
 from trunkline.server.methods import resource
 from trunkline.server.own_member import without_own_member
 from trunkline.server.runtime import Runtime
-from trunkline.server.session import session_id_of
+from trunkline.server.session import announce, derived_id, session_of
 
 
 class _Completion(msgspec.Struct):
@@ -44,16 +45,27 @@ class ChatCompletions:
         self._runtime = runtime
         self._codec = codec
         self._store = store
-        self._answerer = Answerer(runtime.gateway, codec, keepalive_s=runtime.settings.keepalive_s, keeps_partial=False)
+        self._answerer = Answerer(
+            runtime.gateway,
+            codec,
+            keepalive_s=runtime.settings.keepalive_s,
+            keeps_partial=False,
+            early_status=runtime.profile.early_status,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         runtime, exchange = self._runtime, exchange_of(scope)
         body = await read_body(scope, receive, limit_bytes=runtime.settings.max_body_bytes)
+        if runtime.profile.chat_forms and exchange.received.get(b"content-type", b"").startswith(FORM):
+            body = chat_of_form(body, exchange.received[b"content-type"].decode("latin-1"))
         body, cached = without_own_member(body, runtime.profile.cache_member)
         asked = cache_choice_of(scope)
         request = self._codec.decode_request(body)
         if request.model is None:
             request = msgspec.structs.replace(request, model=runtime.router.choose(None))
+        session, request = session_of(scope, request, runtime)
+        session_id = session.id or derived_id(request)
+        announce(exchange, runtime.profile, session_id, session.memory_key)
         stored = request.store is True
         call = Call(
             request=request,
@@ -65,7 +77,9 @@ class ChatCompletions:
             request_id=exchange.request_id,
             tenant=exchange.tenant,
             outcome=exchange.outcome,
-            session_id=session_id_of(scope, runtime.profile),
+            session_id=session_id,
+            session_named=session.id is not None,
+            memory_key=session.memory_key,
             own_ids=stored,
             cache=cached if asked is None else asked,
         )

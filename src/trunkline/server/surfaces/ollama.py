@@ -98,6 +98,7 @@ class Turns:
             tenant=exchange.tenant,
             outcome=exchange.outcome,
             session_id=session_id_of(scope, runtime.profile),
+            session_named=True,
             cache=cached if asked is None else asked,
             shows_approvals=False,
         )
@@ -175,6 +176,7 @@ class Embeddings:
             tenant=exchange.tenant,
             outcome=exchange.outcome,
             session_id=session_id_of(scope, runtime.profile),
+            session_named=True,
         )
         request = OperationRequest(
             operation=EMBEDDINGS, model=model, content_type=JSON, before=(before,), after=(after,)

@@ -77,6 +77,7 @@ class Perform:
             tenant=exchange.tenant,
             outcome=exchange.outcome,
             session_id=session_id_of(scope, runtime.profile),
+            session_named=True,
         )
         request = OperationRequest(
             operation=self._operation,

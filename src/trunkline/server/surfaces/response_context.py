@@ -23,7 +23,6 @@ from trunkline.server.disconnect import DisconnectWatch
 from trunkline.server.exchange import exchange_of
 from trunkline.server.json_response import send_json
 from trunkline.server.runtime import ResponseState, Runtime
-from trunkline.server.session import session_id_of
 
 
 class ContextRequest:
@@ -48,8 +47,7 @@ class ContextRequest:
         for name in ("stream", "background"):
             if getattr(request, name):
                 raise UnsupportedParameter(f"'{name}' is for creating a response, and none is made here.", param=name)
-        session_id = session_id_of(scope, runtime.profile)
-        call, _ = await self._creation.prepare(request, exchange, body=body, session_id=session_id)
+        call, _ = await self._creation.prepare(request, exchange, body=body)
         exchange.outcome.model = call.request.model
         async with DisconnectWatch(receive) as watch:
             try:

@@ -19,7 +19,7 @@ from trunkline.server.json_response import send_json
 from trunkline.server.log_stream import stream_log
 from trunkline.server.own_member import without_own_member
 from trunkline.server.runtime import ResponseState, Runtime
-from trunkline.server.session import session_id_of
+from trunkline.server.session import session_of
 
 
 class CreateResponse:
@@ -42,16 +42,14 @@ class CreateResponse:
             raise InvalidParameter(
                 "'background' needs 'store': the answer is retrieved from there.", param="background"
             )
-        session_id = session_id_of(scope, runtime.profile)
+        session, request = session_of(scope, request, runtime)
         asked = cache_choice_of(scope)
         cache = cached if asked is None else asked
         turn = await self._turn(request, exchange, receive)
         if turn is None:
             return
         with turn:
-            call, chained = await self._creation.prepare(
-                request, exchange, body=body, session_id=session_id, cache=cache
-            )
+            call, chained = await self._creation.prepare(request, exchange, body=body, session=session, cache=cache)
             if not request.background:
                 record = self._creation.recorder(exchange.tenant, chained) if stored else None
                 await self._answerer.respond(call, exchange, receive, send, record=record)

@@ -51,11 +51,13 @@ from trunkline.server.exchange import Exchange, exchange_of
 from trunkline.server.lanes import Lanes
 from trunkline.server.own_member import without_own_member
 from trunkline.server.runtime import ResponseState, Runtime
-from trunkline.server.session import session_id_of
+from trunkline.server.session import NO_SESSION, announce, session_of
 
 LIMIT_S = 3600.0
 GOING_AWAY = 1001
 REASON_CHARACTERS = 100
+_NOTHING = Request(model=None, items=())
+"""Asked with the upgrade itself, which names a session for all that follows."""
 _LEFT = ev.TurnIncomplete("client_disconnected")
 logger = logging.getLogger("trunkline.server")
 
@@ -77,17 +79,19 @@ class ResponsesSocket:
         return LocalHistories(together=self._held.setdefault(tenant, HeldBytes()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        session_id, cache = session_id_of(scope, self.runtime.profile), cache_choice_of(scope)
+        exchange, cache = exchange_of(scope), cache_choice_of(scope)
+        session, _ = session_of(scope, _NOTHING, self.runtime)
+        if session.id is not None:
+            announce(exchange, self.runtime.profile, session.id, session.memory_key)
         if self.runtime.state.draining:
             raise leaving()
-        exchange = exchange_of(scope)
         await receive()  # websocket.connect
         try:
             await send({"type": "websocket.accept"})
         except OSError:
             exchange.outcome.error_code = "client_disconnected"
             return
-        await Connection(self, exchange, receive, session_id=session_id, cache=cache).serve()
+        await Connection(self, scope, exchange, receive, cache=cache).serve()
 
 
 class Connection:
@@ -96,10 +100,10 @@ class Connection:
     def __init__(
         self,
         surface: ResponsesSocket,
+        scope: Scope,
         exchange: Exchange,
         receive: Receive,
         *,
-        session_id: str | None,
         cache: bool | None,
     ) -> None:
         self._surface = surface
@@ -117,7 +121,7 @@ class Connection:
         self._asked = 0
         self._ending: TrunklineError | None = None  # why nothing new is taken
         self._closing: asyncio.Task[None] | None = None
-        self.session_id = session_id
+        self.scope = scope
         self.cache = cache
         self.local = surface.histories(exchange.tenant)
         self.gone = False  # nobody reads any more
@@ -251,6 +255,7 @@ class Turn:
         self._connection = connection
         self._create = create
         self._cached: bool | None = None
+        self._session = NO_SESSION
         self._exchange = exchange
         self._stream_id = stream_id
         self._previous_id: str | None = None
@@ -291,6 +296,7 @@ class Turn:
         body, self._cached = without_own_member(self._create.body, surface.runtime.profile.cache_member)
         create = self._create = Create(body, generate=self._create.generate)
         request = surface.codec.decode_request(create.body, needs_input=create.generate)
+        self._session, request = session_of(self._connection.scope, request, surface.runtime)
         self._previous_id, self._stored = request.previous_response_id, request.store is not False
         exchange.outcome.stream = True
         with await surface.creation.turn(request, exchange.tenant):
@@ -302,7 +308,7 @@ class Turn:
             request,
             exchange,
             body=create.body,
-            session_id=connection.session_id,
+            session=self._session,
             cache=self._cached if connection.cache is None else connection.cache,
             local=connection.local,
         )

@@ -1,0 +1,40 @@
+"""Requests that a chat UI makes for itself: a title for the conversation, tags, what might be asked next.
+
+They go to the same model and name the same session, and are no part of the conversation. What they are is said nowhere but in their
+text, so they are known by it: one user message alone that begins as below and holds the rest. The texts are those that the programs
+send unless their administrator has written others.
+"""
+
+from trunkline.model.items import Message, text_of
+from trunkline.model.request import Request
+
+RULES: tuple[tuple[str, str], ...] = (
+    # Open WebUI: titles, tags, follow-ups, search queries, image prompts, completions of what is being typed. What it adds to a
+    # user's own question for documents it has found begins like these, and has no <chat_history>.
+    # https://github.com/open-webui/open-webui/blob/main/backend/open_webui/config.py
+    ("### Task:\n", "<chat_history>"),
+    ("Create a concise, 3-5 word ", "<chat_history>"),
+    ("Your task is to reflect the speaker's likely facial expression through a fitting emoji.", ""),
+    ("You have been provided with a set of responses from various models to the latest user query: ", ""),
+    # LibreChat: titles. https://github.com/danny-avila/agents/blob/main/src/utils/title.ts
+    ("Analyze this conversation and provide:\n1. The detected language of the conversation\n", ""),
+    ("Provide a concise, 5-word-or-less title for the conversation, using title case conventions.", ""),
+    ("Write a concise title for this conversation in the detected language.", ""),
+)
+"""How the text begins, and what it has in it."""
+
+
+def is_auxiliary(request: Request) -> bool:
+    """Whether no user has asked this."""
+    asked: Message | None = None
+    for item in request.items:
+        if not isinstance(item, Message) or item.role == "assistant":
+            return False
+        if item.role == "user":
+            if asked is not None:
+                return False
+            asked = item
+    if asked is None:
+        return False
+    text = text_of(asked.content)
+    return any(text.startswith(beginning) and holds in text for beginning, holds in RULES)

@@ -1,0 +1,263 @@
+"""A named session: what was said in it comes from the store, and what is said now is kept there.
+
+    its turn (one at a time, others wait) → its history in place of the body's → whoever answers → the turn is added
+
+The request's own system messages stay, and of the rest what is new: its last user message and what follows it. A call of the
+client's that the session knows is not said again; its output is new. A request that continues a response or takes part in a
+conversation has its history there: nothing is read from the session, and the turn is added all the same.
+
+A turn is added when it has ended, before its client hears of the end: all of it, or what had been said when it was cut short. One
+that failed leaves nothing, as its client will ask again. A store that fails costs the history, not the answer: the request is
+answered without it, and says so (`x-trunkline-warning`).
+"""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import msgspec
+
+from trunkline.config.schema import SessionSettings
+from trunkline.dialects.openai_responses.read_items import items_from_stored
+from trunkline.dialects.openai_responses.write_items import input_items, write_output_item
+from trunkline.engine.call import Call
+from trunkline.engine.flight import Events, Source
+from trunkline.engine.turns import Turns
+from trunkline.model import events as ev
+from trunkline.model.errors import Conflict, RateLimited, RequestError, StoreError
+from trunkline.model.items import FunctionCall, FunctionCallOutput, Item, Message
+from trunkline.model.request import Request, Tool
+from trunkline.model.turn import Fold, Turn, TurnItem
+from trunkline.ports.backend import EventBatch
+from trunkline.ports.runtime import Clock
+from trunkline.ports.stores import SessionStore, StoredItem
+
+RETRY_AFTER_S = 1.0
+HISTORY_LOST = "the session's history could not be read; answered without it"
+TURN_LOST = "the session could not be extended by this turn"
+logger = logging.getLogger("trunkline.engine")
+
+
+class Sessions:
+    """Answers calls in their sessions. One instance serves them all."""
+
+    def __init__(self, store: SessionStore, settings: SessionSettings, *, clock: Clock) -> None:
+        self._store = store
+        self.settings = settings
+        self._clock = clock
+        self._turns = Turns()
+
+    @property
+    def busy(self) -> int:
+        """Sessions in which a turn is under way."""
+        return len(self._turns)
+
+    async def answer(self, call: Call, ask: Callable[[Call], Awaitable[Source]]) -> Source:
+        """What `ask` gives for the call with its history. Raises Conflict or RateLimited where it is not its turn."""
+        assert call.named_session is not None, "a session is kept for who names it"
+        with await self.turn(call.tenant, call.named_session, patient=call.patient) as turn:
+            known, history = await self._history(call)
+            asked, own = _continued(call, history)
+            source = await ask(asked)
+            return _SessionAnswer(
+                source, Recorder(self._store, call, own, known=known, clock=self._clock), turn.pop_all()
+            )
+
+    async def turn(self, tenant: str, session_id: str, *, patient: bool = False) -> contextlib.ExitStack:
+        """The turn of that session, which is over when what this gives is closed. `patient`: it waits however many do."""
+        key, settings = (tenant, session_id), self.settings
+        before = self._turns.waiting(key)
+        refusal: RequestError = Conflict(
+            f"Another turn of session '{session_id}' is under way, and a session has one at a time; try again when it has ended.",
+            code="session_busy",
+            param="session_id",
+        )
+        wait_s: float | None = 0.0
+        if patient or (settings.when_busy == "wait" and before <= settings.max_waiting):
+            wait_s = None
+        elif settings.when_busy == "wait":
+            refusal = RateLimited(
+                f"{before - 1} turns of session '{session_id}' are waiting already; try again later.",
+                code="session_busy",
+                param="session_id",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        return await self._turns.take(key, wait_s=wait_s, refusal=refusal)
+
+    async def _history(self, call: Call) -> tuple[bool, tuple[Item, ...] | None]:
+        """Whether there is such a session, and what was said in it; None where the request has its history from elsewhere."""
+        session_id = call.named_session or ""
+        try:
+            if _is_chained(call.request):
+                return await self._store.load(call.tenant, session_id) is not None, None
+            stored = await self._store.history(call.tenant, session_id)
+            return stored is not None, items_from_stored([item.data for item in stored or ()])
+        except (StoreError, RequestError) as error:  # the latter for what is stored and cannot be read
+            logger.warning("session %s: %s: %s", session_id, HISTORY_LOST, error.message)
+            call.outcome.warning = HISTORY_LOST
+            return False, ()
+
+
+class Recorder:
+    """Adds one turn to its session."""
+
+    def __init__(self, store: SessionStore, call: Call, own: Sequence[Item], *, known: bool, clock: Clock) -> None:
+        self._store = store
+        self._call = call
+        self._own = own
+        self._known = known
+        self._clock = clock
+        self._folding = Fold()
+        self._ended = False
+
+    def add(self, batch: EventBatch) -> None:
+        for event in batch:
+            self._folding.feed(event)
+
+    async def end(self) -> None:
+        """There are no more events. Raises nothing: the turn has been answered, whatever becomes of it here."""
+        if self._ended:
+            return
+        self._ended = True
+        turn, call = self._folding.turn(), self._call
+        said = _said(turn, call.request)
+        if isinstance(turn.terminal, ev.TurnFailed) or not said:
+            return
+        response_id = f"resp_{call.turn_id.replace('-', '_').rpartition('_')[2]}"  # what ids of items are derived from
+        written: list[object] = [*input_items(self._own, response_id=response_id)]
+        written += [write_output_item(item, response_id, logprobs=False) for item in said]
+        items = [_stored(one) for one in written if one is not None]
+        try:
+            extended = await self._store.extend(
+                call.tenant, call.named_session or "", items, now_s=int(self._clock.now_s()), new=not self._known
+            )
+        except StoreError as error:
+            logger.warning("session %s: %s: %s", call.named_session, TURN_LOST, error.message)
+            call.outcome.warning = TURN_LOST
+            return
+        if not extended:
+            logger.info("session %s was deleted while a turn of it was answered", call.named_session)
+
+
+class _SessionAnswer(Events):
+    """An answer that is added to its session when it has ended, and then ends the session's turn."""
+
+    def __init__(self, source: Source, recorder: Recorder, turn: contextlib.ExitStack) -> None:
+        self._source = source
+        self._recorder = recorder
+        self._turn = turn
+        self.headers = source.headers
+
+    async def event_batches(self) -> AsyncIterator[EventBatch]:
+        async for batch in self._source.event_batches():
+            self._recorder.add(batch)
+            if isinstance(batch[-1], ev.TERMINALS):
+                await self._recorder.end()
+                self._turn.close()  # before anybody who reads the end can go on from it
+            yield batch
+
+    async def aclose(self) -> None:
+        try:
+            await self._source.aclose()
+            await self._recorder.end()
+        finally:
+            self._turn.close()
+
+
+def _is_chained(request: Request) -> bool:
+    return request.previous_response_id is not None or request.conversation is not None
+
+
+def _continued(call: Call, history: tuple[Item, ...] | None) -> tuple[Call, Sequence[Item]]:
+    """The call with the history in place of its body's, and which of its items are new.
+
+    Raises RequestError for an output of a call that nobody knows.
+    """
+    if history is None:
+        return msgspec.structs.replace(call, own_ids=True), call.own_items
+    request = call.request
+    places = request.places or ("",) * len(request.items)
+    system: list[tuple[Item, str]] = []
+    said: list[tuple[Item, str]] = []
+    for item, place in zip(request.items, places, strict=True):
+        of_system = isinstance(item, Message) and item.role in ("system", "developer")
+        (system if of_system else said).append((item, place))
+    new = said[_first_new([item for item, _ in said], history) :]
+    outputs = {item.call_id for item in (*history, *[item for item, _ in new]) if isinstance(item, FunctionCallOutput)}
+    # A call that its client has never answered: no model could go on from it.
+    past = [item for item in history if not isinstance(item, FunctionCall) or item.call_id in outputs]
+    _check_outputs(past, new)
+    whole = (*system, *[(item, "session_id") for item in past], *new)
+    asked = msgspec.structs.replace(
+        request, items=tuple([item for item, _ in whole]), places=tuple([place for _, place in whole])
+    )
+    # The client's own bytes are another conversation.
+    return msgspec.structs.replace(call, request=asked, body=None, own_items=(), own_ids=True), [
+        item for item, _ in new
+    ]
+
+
+def _first_new(items: Sequence[Item], history: Sequence[Item]) -> int:
+    """Where what is new begins: after the last call that the session knows, or else at the last user message."""
+    known = {item.call_id for item in history if isinstance(item, FunctionCall)}
+    start = 0
+    for position, item in enumerate(items):
+        if isinstance(item, Message) and item.role == "user":
+            start = position
+        elif isinstance(item, FunctionCall) and item.call_id in known:
+            start = position + 1
+    return start
+
+
+def _check_outputs(past: Sequence[Item], new: Sequence[tuple[Item, str]]) -> None:
+    known = {item.call_id for item in past if isinstance(item, FunctionCall)}
+    for item, place in new:
+        if isinstance(item, FunctionCall):
+            known.add(item.call_id)
+        elif isinstance(item, FunctionCallOutput) and item.call_id not in known:
+            raise RequestError(
+                f"No tool call found for the output with call_id {item.call_id[:100]}, in the session or in this request.",
+                param=place,
+            )
+
+
+def _said(turn: Turn, request: Request) -> list[TurnItem]:
+    """What the first choice says, without what a cut left behind: empty messages, calls that nobody can answer any more."""
+    items = [one for one in turn.items if one.choice == 0]
+    whole = isinstance(turn.terminal, ev.TurnCompleted)
+    answered = {
+        one.item.call_id
+        for one in items
+        if isinstance(one.item, FunctionCallOutput) and _is_whole(one.item, turn=whole)
+    }
+    tools = {tool.name for tool in request.tools if isinstance(tool, Tool)}
+    said = []
+    for one in items:
+        match one.item:
+            case Message(content=()):
+                continue
+            case FunctionCall() as call if call.call_id not in answered and not (
+                whole or (call.status != "incomplete" and call.name in tools)
+            ):
+                continue
+            case FunctionCallOutput() as output if output.call_id not in answered:
+                continue
+            case _:
+                said.append(one)
+    return said
+
+
+def _is_whole(output: FunctionCallOutput, *, turn: bool) -> bool:
+    return turn or output.status != "incomplete"
+
+
+def _stored(item: object) -> StoredItem:
+    data = msgspec.json.encode(item)
+    return StoredItem(id=_ID.decode(data).id, data=data)
+
+
+class _WithId(msgspec.Struct):
+    id: str
+
+
+_ID = msgspec.json.Decoder(_WithId)
