@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from trunkline.config.schema import IdempotencySettings
 from trunkline.ports.stores import LoggedEvent, RunStatus, StoredResponse, StoredRun
 from trunkline.stores.sqlite.database import BUSY_S
 from trunkline.stores.sqlite.store import SqliteStore
@@ -31,6 +32,7 @@ async def open_store(
     max_sessions: int = 10_000,
     max_age_s: float | None = None,
     busy_s: float = BUSY_S,
+    keyed: IdempotencySettings | None = None,
 ) -> AsyncIterator[SqliteStore]:
     store = SqliteStore(
         path,
@@ -40,6 +42,7 @@ async def open_store(
         max_age_s=max_age_s,
         lock_wait_s=0,
         busy_s=busy_s,
+        keyed=keyed or IdempotencySettings(),
     )
     await store.start()
     try:

@@ -137,6 +137,23 @@ class StoredCompletion(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     metadata: bytes = b"{}"
 
 
+class KeyedAnswer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What was answered under an idempotency key.
+
+    Attributes:
+        fingerprint: what was asked, as a digest.
+        answer_id: the completion's or the response's.
+        data: the answer, opaque to the store; empty where it is a response in this store.
+        created_at: when the key was first used, in unix seconds.
+    """
+
+    key: str
+    fingerprint: bytes
+    answer_id: str
+    created_at: int
+    data: bytes = b""
+
+
 class Page(msgspec.Struct, frozen=True):
     """Which part of a list: at most `limit` entries after (not including) the entry `after`, in `order`.
 
@@ -196,8 +213,9 @@ class RunStore(Protocol):
         events: Sequence[LoggedEvent],
         *,
         history: Sequence[Segment] = (),
+        keyed: KeyedAnswer | None = None,
     ) -> None:
-        """The run, its response's first snapshot and its first events, in one transaction."""
+        """The run, its response's first snapshot, its first events and the key it is found by again, in one transaction."""
         ...
 
     async def start_run(
@@ -337,11 +355,24 @@ class CompletionStore(Protocol):
         ...
 
 
+class KeyedAnswerStore(Protocol):
+    """Answers by idempotency key. What is deleted by its id is no longer found by its key either."""
+
+    async def save(self, tenant: str, answer: KeyedAnswer) -> None:
+        """Stores or replaces; returns when it is durable. A tenant's oldest give way."""
+        ...
+
+    async def load(self, tenant: str, key: str) -> KeyedAnswer | None: ...
+
+
 class Store(ResponseStore, RunStore, ConversationStore, CompletionStore, UsageStore, Protocol):
     """All of it, behind one life: `start` before, `close` after."""
 
     @property
     def sessions(self) -> SessionStore: ...
+
+    @property
+    def keyed_answers(self) -> KeyedAnswerStore: ...
 
     @property
     def waiting(self) -> int:

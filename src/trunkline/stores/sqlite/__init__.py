@@ -6,14 +6,21 @@ thread that commits for everybody who waits, a write under load costs a small pa
 
 from pathlib import Path
 
-from trunkline.config.schema import StoreSettings
+from trunkline.config.schema import IdempotencySettings, StoreSettings
 from trunkline.config.store_url import store_file, store_url_problem
 from trunkline.model.errors import ConfigError
 from trunkline.ports.runtime import Clock
 from trunkline.stores.sqlite.store import SqliteStore
 
 
-def build(settings: StoreSettings, *, base_dir: Path, clock: Clock, lock_wait_s: float = 5.0) -> SqliteStore:
+def build(
+    settings: StoreSettings,
+    *,
+    base_dir: Path,
+    clock: Clock,
+    keyed: IdempotencySettings | None = None,
+    lock_wait_s: float = 5.0,
+) -> SqliteStore:
     """The store for these settings, not yet started. A relative file is relative to `base_dir`. Raises ConfigError."""
     wrong = store_url_problem(settings.url)
     if wrong:
@@ -25,6 +32,7 @@ def build(settings: StoreSettings, *, base_dir: Path, clock: Clock, lock_wait_s:
         max_responses=settings.max_responses,
         max_sessions=settings.max_sessions,
         max_age_s=settings.max_age_s,
+        keyed=keyed or IdempotencySettings(),
         lock_wait_s=lock_wait_s,
     )
 

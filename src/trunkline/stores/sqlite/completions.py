@@ -1,6 +1,7 @@
 """What is done to stored chat completions, as functions of a session. They are listed in the order they were stored."""
 
 from trunkline.ports.stores import Page, StoredCompletion
+from trunkline.stores.sqlite import keyed_answers
 from trunkline.stores.sqlite import statements as sql
 from trunkline.stores.sqlite.conversations import BEYOND, no_such_entry
 from trunkline.stores.sqlite.limits import Limits
@@ -29,6 +30,7 @@ def update(session: Session, tenant: str, completion_id: str, *, metadata: bytes
 
 
 def delete(session: Session, tenant: str, completion_id: str, *, cutoff: int) -> bool:
+    keyed_answers.forget(session, tenant, completion_id)
     return session.execute(sql.DELETE_COMPLETION, (tenant, completion_id, cutoff)).rowcount > 0
 
 

@@ -184,4 +184,23 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX runs_by_tenant ON runs (tenant)",
         "CREATE INDEX runs_by_end ON runs (ended_at) WHERE ended_at IS NOT NULL",
     ),
+    (
+        # answer_id: of what was answered, a completion or a response. data: the answer; empty where it is a response in the store.
+        # size_bytes stands in an index, so that a tenant's answers are counted without reading them.
+        """
+        CREATE TABLE keyed_answers (
+            tenant TEXT NOT NULL,
+            key TEXT NOT NULL,
+            created_at INTEGER NOT NULL,
+            size_bytes INTEGER NOT NULL,
+            answer_id TEXT NOT NULL,
+            fingerprint BLOB NOT NULL,
+            data BLOB NOT NULL,
+            PRIMARY KEY (tenant, key)
+        )
+        """,
+        "CREATE INDEX keyed_answers_by_age ON keyed_answers (tenant, created_at, size_bytes)",
+        "CREATE INDEX keyed_answers_by_end ON keyed_answers (created_at)",
+        "CREATE INDEX keyed_answers_by_answer ON keyed_answers (tenant, answer_id)",
+    ),
 )

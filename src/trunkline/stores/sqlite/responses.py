@@ -11,7 +11,7 @@ import msgspec
 
 from trunkline.model.errors import StoreError
 from trunkline.ports.stores import Segment, StoredItem, StoredResponse
-from trunkline.stores.sqlite import conversations
+from trunkline.stores.sqlite import conversations, keyed_answers
 from trunkline.stores.sqlite import statements as sql
 from trunkline.stores.sqlite.limits import Limits
 from trunkline.stores.sqlite.worker import Session
@@ -140,6 +140,7 @@ def delete(session: Session, tenant: str, response_id: str, *, cutoff: int) -> b
     if session.execute(sql.RESPONSE_STANDS, (tenant, response_id, cutoff)).fetchone() is None:
         return False
     remove(session, tenant, response_id)
+    keyed_answers.forget(session, tenant, response_id)
     return True
 
 

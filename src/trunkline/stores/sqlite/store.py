@@ -12,9 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from trunkline.config.schema import IdempotencySettings
 from trunkline.model.errors import ConfigError, StoreError
 from trunkline.ports.runtime import Clock
 from trunkline.ports.stores import (
+    KeyedAnswer,
     LoggedEvent,
     Page,
     RunStatus,
@@ -28,6 +30,7 @@ from trunkline.ports.stores import (
 from trunkline.ports.usage import Tally, UsageKey, UsageQuery, UsageRow
 from trunkline.stores.sqlite import completions, conversations, responses, runs, session_rows, usage
 from trunkline.stores.sqlite.database import BUSY_S, Database, Migrations, open_database
+from trunkline.stores.sqlite.keyed_answers import KeyedAnswers
 from trunkline.stores.sqlite.limits import Limits
 from trunkline.stores.sqlite.lock import FileLock
 from trunkline.stores.sqlite.migrations import MIGRATIONS
@@ -43,6 +46,9 @@ SWEEP_S = 60.0
 _log = logging.getLogger("trunkline.store")
 
 
+_KEYED = IdempotencySettings()
+
+
 class SqliteStore:
     """A file, or for `path` None a database in memory.
 
@@ -51,6 +57,7 @@ class SqliteStore:
         max_sessions: of each tenant.
         max_age_s: how long they are kept; None: for ever.
         max_run_age_s: how long a run is kept after its end; None: as long as its response.
+        keyed: how long answers by idempotency key are kept, and how many.
         lock_wait_s: how long `start` waits for a process that still has the file, as while a server restarts.
         busy_s: how long a lock of another program on the file is waited out.
     """
@@ -65,6 +72,7 @@ class SqliteStore:
         max_age_s: float | None = None,
         max_run_age_s: float | None = None,
         lock_wait_s: float = 5.0,
+        keyed: IdempotencySettings = _KEYED,
         busy_s: float = BUSY_S,
         migrations: Migrations = MIGRATIONS,
     ) -> None:
@@ -77,8 +85,9 @@ class SqliteStore:
             clock=clock,
         )
         self.sessions = Sessions(self._read, self._write, self._limits)
-        ages = [age for age in (max_age_s, max_run_age_s) if age is not None]
-        self._sweep_s = min(SWEEP_S, max(1.0, min(ages) / 10)) if ages else None
+        self.keyed_answers = KeyedAnswers(self._read, self._write, keyed, clock=clock)
+        ages = [age for age in (max_age_s, max_run_age_s, keyed.ttl_s) if age is not None]
+        self._sweep_s = min(SWEEP_S, max(1.0, min(ages) / 10))
         self._lock_wait_s = lock_wait_s
         self._busy_s = busy_s
         self._migrations = migrations
@@ -107,12 +116,11 @@ class SqliteStore:
             gate=database.writer_gate,
             writes=True,
             settled=self._forget,
-            rolled_back=self._limits.forget,
+            rolled_back=self._rolled_back,
         )
         self._reader = Worker(database.reader, gate=database.reader_gate, writes=False)
         await self._read(self._limits.recall)
-        if self._sweep_s is not None:
-            self._sweep()
+        self._sweep()
 
     async def close(self) -> None:
         if self._sweeping is not None:
@@ -182,10 +190,14 @@ class SqliteStore:
         events: Sequence[LoggedEvent],
         *,
         history: Sequence[Segment] = (),
+        keyed: KeyedAnswer | None = None,
     ) -> None:
-        await self._write(
-            lambda session: runs.create(session, run, response, events, limits=self._limits, history=history)
-        )
+        def create(session: Session) -> None:
+            runs.create(session, run, response, events, limits=self._limits, history=history)
+            if keyed is not None:
+                self.keyed_answers.save_in(session, run.tenant, keyed)
+
+        await self._write(create)
 
     async def start_run(
         self, tenant: str, run_id: str, *, response: StoredResponse | None = None, events: Sequence[LoggedEvent] = ()
@@ -361,15 +373,23 @@ class SqliteStore:
         """Removes what has expired, now and from time to time, also where nobody writes."""
         if self._writer is None:
             return
-        sweep = partial(
-            self._limits.sweep, remove=responses.remove, remove_session=session_rows.remove, expire_runs=runs.expire
-        )
-        swept = self._writer.submit(sweep)
+        swept = self._writer.submit(self._swept_in)
         swept.add_done_callback(self._swept)
+
+    def _swept_in(self, session: Session) -> bool:
+        self.keyed_answers.sweep_in(session)
+        return self._limits.sweep(
+            session, remove=responses.remove, remove_session=session_rows.remove, expire_runs=runs.expire
+        )
+
+    def _rolled_back(self) -> None:
+        """In the writer's thread."""
+        self._limits.forget()
+        self.keyed_answers.rolled_back()
 
     def _swept(self, swept: "asyncio.Future[bool]") -> None:
         more = not swept.cancelled() and swept.exception() is None and swept.result()
-        if self._writer is not None and self._sweep_s is not None:
+        if self._writer is not None:
             self._sweeping = asyncio.get_running_loop().call_later(0.0 if more else self._sweep_s, self._sweep)
 
 
