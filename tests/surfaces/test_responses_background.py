@@ -11,7 +11,7 @@ from tests.conftest import Serve
 from tests.responses import GET_WEATHER, Asking, Streamed, check_object, check_stream, events_in, final_of
 from tests.serving import Serving, eventually, serving
 from trunkline.engine.answer_size import MAX_ANSWER_CHARACTERS
-from trunkline.engine.runs import MAX_RUNS
+from trunkline.engine.run_room import MAX_RUNS
 
 SCRIPT = r"""
 [[rules]]
