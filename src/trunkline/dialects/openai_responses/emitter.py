@@ -21,7 +21,13 @@ import msgspec
 from trunkline.dialects.openai_responses.agent_events import AgentEvents
 from trunkline.dialects.openai_responses.parts import write_annotation, write_logprobs
 from trunkline.dialects.openai_responses.response import ResponseBuilder, Settings
-from trunkline.dialects.openai_responses.write_items import EVENT_PREFIX, derived_id, write_output_item, write_text
+from trunkline.dialects.openai_responses.write_items import (
+    EVENT_PREFIX,
+    derived_id,
+    with_output_list,
+    write_output_item,
+    write_text,
+)
 from trunkline.model import events as ev
 from trunkline.model.items import FunctionCall, Message, Reasoning, TextPart
 from trunkline.model.request import Request
@@ -85,6 +91,7 @@ class ResponseEmitter:
     def __init__(self, request: Request, settings: Settings, now: Callable[[], float]) -> None:
         self._logprobs = request.logprobs
         self._spaced = settings.json_spacing
+        self._tool_output_lists = settings.tool_output_lists
         self._own_name = settings.own_name
         self._now = now
         self._builder = ResponseBuilder(request, settings)
@@ -192,6 +199,8 @@ class ResponseEmitter:
         self._fold.feed(event)
         item = write_output_item(self._fold.closed_item(event.index), self._turn_id, logprobs=self._logprobs)
         if item is not None:
+            if self._tool_output_lists:
+                item = with_output_list(item)
             if shown.output_index < 0:
                 emitted.append(self._announce(shown, item))
             emitted.append(self._emit("response.output_item.done", {"output_index": shown.output_index, "item": item}))
@@ -405,7 +414,7 @@ class ResponseEmitter:
     def _end(self, event: ev.Terminal) -> list[Emitted]:
         emitted = self.cut()
         self._fold.feed(event)
-        self.response = _encode(self._builder.ended(self._fold.turn(), now=self._now()))
+        self.response = _encode(self._builder.ended(self._fold.turn(), now=self._now(), streamed=True))
         emitted.append(self._object(_TERMINAL_OF[type(event)], msgspec.Raw(self.response)))
         return emitted
 

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from trunkline.dialects.openai_responses.parts import write_failure, write_usage
-from trunkline.dialects.openai_responses.write_items import EVENT_PREFIX, Wire, output_items
+from trunkline.dialects.openai_responses.write_items import EVENT_PREFIX, Wire, output_items, with_output_list
 from trunkline.dialects.openai_wire import join_extensions
 from trunkline.model import events as ev
 from trunkline.model.request import AllowedTools, JsonSchema, NamedTool, OpaqueTool, OpaqueToolChoice, Request, Tool
@@ -28,13 +28,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         json_spacing: JSON in streams is written `"key": value` instead of `"key":value` (decision 7).
         done_sentinel: `data: [DONE]` follows the terminal event (decision 8).
         usage_details: usage always has its details, 0 where unknown (decision 9).
-        own_name: begins the names of events that the API does not have.
+        own_name: begins the names of events that the API does not have, and is the name of what an agent says of its run.
+        tool_output_lists: in streams, text that a tool returned is a list of parts (decision 10).
     """
 
     json_spacing: bool = False
     done_sentinel: bool = True
     usage_details: bool = True
-    own_name: str = "trunkline"
+    own_name: str = ev.OWN
+    tool_output_lists: bool = False
 
 
 class ResponseBuilder:
@@ -49,18 +51,21 @@ class ResponseBuilder:
         """The object before there is anything of the answer."""
         return self._object(started.turn_id, started.model, started.created_at, status=status)
 
-    def ended(self, turn: Turn, *, now: float) -> Wire:
+    def ended(self, turn: Turn, *, now: float, streamed: bool = False) -> Wire:
         """The object of a turn that has ended. `now` in unix seconds."""
         status, reason, error = outcome_of(turn.terminal)
         usage = turn.usage
         if usage is None and status in ("completed", "incomplete"):
             usage = Usage()  # clients read the counts of an answer without asking whether there are any
+        output = output_items(turn, logprobs=self._request.logprobs)
+        if streamed and self._settings.tool_output_lists:
+            output = [with_output_list(item) for item in output]
         written = self._object(
             turn.turn_id,
             turn.model,
             turn.created_at,
             status=status,
-            output=output_items(turn, logprobs=self._request.logprobs),
+            output=output,
             usage=usage,
             completed_at=int(now) if status == "completed" else None,
             incomplete_details=None if reason is None else {"reason": reason},
@@ -98,8 +103,7 @@ class ResponseBuilder:
             **self._echo,
         }
 
-    @staticmethod
-    def _add_extensions(written: Wire, extensions: Sequence[ev.Extension]) -> None:
+    def _add_extensions(self, written: Wire, extensions: Sequence[ev.Extension]) -> None:
         """Keys of the upstream's object that no field names. The one we have too is the tier that did the work."""
         members = [one for one in extensions if not one.name.startswith(EVENT_PREFIX)]
         for name, value in join_extensions(members).items():
@@ -108,7 +112,7 @@ class ResponseBuilder:
                 if isinstance(tier, str) and tier in SERVICE_TIERS:
                     written[name] = tier
             else:
-                written.setdefault(name, value)
+                written.setdefault(self._settings.own_name if name == ev.OWN else name, value)
 
 
 def outcome_of(terminal: ev.Terminal) -> tuple[ResponseStatus, str | None, Mapping[str, object] | None]:

@@ -40,6 +40,7 @@ class ResponsesSurface:
             json_spacing=profile.json_spacing,
             done_sentinel=profile.done_sentinel,
             usage_details=profile.usage_details,
+            tool_output_lists=profile.tool_output_lists,
             own_name=profile.own_name,
         )
 

@@ -161,6 +161,12 @@ def _write_output(item: FunctionCallOutput) -> object:
     return [_write_told(part) for part in item.content]
 
 
+def with_output_list(item: Wire) -> Wire:
+    """The item with what a tool returned as a list of parts, for clients that look for one in streams (decision 10)."""
+    output = item.get("output")
+    return {**item, "output": [{"type": "input_text", "text": output}]} if isinstance(output, str) else item
+
+
 def _add_logprobs(written: Wire, turn_item: TurnItem) -> None:
     """Gives each text of a message its log probabilities."""
     content = written["content"]
