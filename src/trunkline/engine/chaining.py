@@ -13,6 +13,7 @@ import msgspec
 from trunkline.dialects.openai_responses.read_items import items_from_stored
 from trunkline.dialects.openai_responses.write_items import check_calls, input_items
 from trunkline.engine.conversation_turns import ConversationTurns
+from trunkline.engine.truncation import older_turns
 from trunkline.model.errors import NotFound, RequestError
 from trunkline.model.items import Item, OpaqueItem
 from trunkline.model.request import Request
@@ -51,6 +52,15 @@ class _Before(msgspec.Struct, frozen=True, kw_only=True):
     conversation_id: str | None = None
     name: str | None = None
     session_id: str | None = None
+
+
+class _Instructed(msgspec.Struct):
+    """The member of a stored response that others may inherit."""
+
+    instructions: str | None = None
+
+
+_INSTRUCTED = msgspec.json.Decoder(_Instructed)
 
 
 class _Local(msgspec.Struct, frozen=True):
@@ -123,10 +133,17 @@ class LocalHistories:
 
 
 class Chaining:
-    """Finds histories. `turns`: who stores what continues them takes turns."""
+    """Finds histories. `turns`: who stores what continues them takes turns.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        inherits_instructions: a request without instructions has those of the response it continues (decision 30).
+        max_messages: with `truncation: "auto"`, how much history there is at most, in whole turns (decision 40).
+    """
+
+    def __init__(self, store: Store, *, inherits_instructions: bool = False, max_messages: int | None = None) -> None:
         self._store = store
+        self._inherits_instructions = inherits_instructions
+        self._max_messages = max_messages
         self.turns = ConversationTurns()
 
     async def prepare(
@@ -145,7 +162,10 @@ class Chaining:
         local = local or LocalHistories()
         before = await self._before(request, local, tenant=tenant)
         request = await self._resolve(request, before.items, local, tenant=tenant)
-        return _chained(request, _own(request.items, response_id=response_id), before, whole=whole)
+        if self._inherits_instructions and before.parent_id is not None:
+            request = self._inheriting(request, await self._store.load_response(tenant, before.parent_id))
+        own = _own(request.items, response_id=response_id)
+        return _chained(request, own, self._shortened(request, before), whole=whole)
 
     async def again(self, request: Request, *, tenant: str, response_id: str, whole: bool = True) -> Chained:
         """The same for a request whose turn has begun to be stored: its parent and its own items are settled, wherever
@@ -160,9 +180,9 @@ class Chaining:
             )
         own = _members(begun.input)
         items = items_from_stored(own)
-        return _chained(
-            msgspec.structs.replace(request, items=items, places=("input",) * len(items)), own, before, whole=whole
-        )
+        request = msgspec.structs.replace(request, items=items, places=("input",) * len(items))
+        request = self._inheriting(request, begun)
+        return _chained(request, own, self._shortened(request, before), whole=whole)
 
     async def alone(self, request: Request, *, tenant: str, response_id: str) -> Chained:
         """The same without its history, for a turn that will not be answered any more."""
@@ -173,6 +193,25 @@ class Chaining:
             parent_id=begun.parent_id,
             conversation_id=begun.conversation_id,
         )
+
+    def _inheriting(self, request: Request, response: StoredResponse | None) -> Request:
+        if not self._inherits_instructions or request.instructions is not None or response is None:
+            return request
+        return msgspec.structs.replace(request, instructions=_INSTRUCTED.decode(response.object).instructions)
+
+    def _shortened(self, request: Request, before: _Before) -> _Before:
+        """With the newest turns of the history only, where there is more of it than is wanted."""
+        if self._max_messages is None or request.truncation != "auto":
+            return before
+        left = len(before.items)
+        gone: set[int] = set()
+        for turn in older_turns(before.items):
+            if left <= self._max_messages:
+                break
+            gone.update(turn)
+            left -= len(turn)
+        items = tuple([item for position, item in enumerate(before.items) if position not in gone])
+        return msgspec.structs.replace(before, items=items)
 
     async def _begun(self, tenant: str, response_id: str) -> StoredResponse:
         begun = await self._store.load_response(tenant, response_id)
