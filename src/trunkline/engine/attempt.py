@@ -7,6 +7,7 @@ typed is a bug and says nothing to the client. The slot is given back once, afte
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import MappingProxyType
 
 import msgspec
 
@@ -19,7 +20,7 @@ from trunkline.model import events as ev
 from trunkline.model.errors import BackendError, BackendProtocolError, InternalError, TrunklineError, TurnFailure
 from trunkline.model.grammar import Grammar
 from trunkline.model.request import Request
-from trunkline.ports.backend import Context, EventBatch, RelayAnswer, RelayBatch, TokenCounter, stop
+from trunkline.ports.backend import Context, EventBatch, RelayAnswer, RelayBatch, TokenCounter, WholeRelay, stop
 from trunkline.routing.balancer import Lease
 from trunkline.telemetry.outcome import NOTED
 
@@ -30,6 +31,13 @@ logger = logging.getLogger("trunkline.engine")
 class Attempt:
     """Owns the slot it was given; `aclose` is the only way out. `source` opens what is no turn, and is relayed. `lightens`: what
     the model refuses may go; `left_out` names it."""
+
+    left_out: tuple[str, ...] = ()
+    headers: Mapping[str, str] = MappingProxyType({})
+    _relay: AsyncIterator[RelayBatch] | None = None
+    _events: AsyncIterator[EventBatch] | None = None
+    _exhausted = False
+    _closed = False
 
     def __init__(
         self,
@@ -45,18 +53,12 @@ class Attempt:
         self._lease = lease
         self._endpoint = lease.endpoint
         self._context = context
-        self._deadline = Deadline(lease.endpoint.timeout_s, what=f"backend {lease.endpoint.label!r}")
-        self._relay: AsyncIterator[RelayBatch] | None = None
-        self._events: AsyncIterator[EventBatch] | None = None
+        self._deadline = Deadline(lease.endpoint.deadlines, backend=lease.endpoint.label)
         self._held_relay: list[RelayBatch] = []
         self._held_events: list[EventBatch] = []
         self._request = call.request  # what the backend gets: the call's, or a shorter one
         self._lightens = lightens
         self._truncation = truncation_for(call.request, lightens=lightens)
-        self.left_out: tuple[str, ...] = ()
-        self._exhausted = False
-        self._closed = False
-        self.headers: Mapping[str, str] = {}
 
     @property
     def relayed(self) -> bool:
@@ -69,7 +71,8 @@ class Attempt:
             if self._call.admitted is not None:
                 await self._call.admitted()
             deadline.check()
-            await self._fit()
+            if self._truncation is not None:
+                await self._fit(self._truncation)
             while not await self._start(may_relay=may_relay):
                 pass
             deadline.waiting = False
@@ -89,18 +92,18 @@ class Attempt:
             await self.aclose()
             raise self._bug(error) from error
 
-    async def _fit(self) -> None:
+    async def _fit(self, truncation: Truncation) -> None:
         """Leaves out what a backend that counts would find too long."""
         backend = self._endpoint.backend
         context_tokens = backend.capabilities.context_tokens
-        if self._truncation is None or context_tokens is None or not isinstance(backend, TokenCounter):
+        if context_tokens is None or not isinstance(backend, TokenCounter):
             return
         counter, context = backend, self._context  # names that the closure can trust
-        self._request = await self._truncation.fit(
+        self._request = await truncation.fit(
             lambda request: counter.count_tokens(request, context), context_tokens=context_tokens
         )
-        if self._truncation.dropped:
-            self._log_dropped(self._truncation)
+        if truncation.dropped:
+            self._log_dropped(truncation)
 
     async def _start(self, *, may_relay: bool) -> bool:
         """Opens the backend and holds what it says first. False: the request was refused, and now is shorter or lighter."""
@@ -171,6 +174,12 @@ class Attempt:
             self._events = cut_at_stops(self._events, request.stop, choices=request.n)
 
     async def _hold_relay(self, batches: AsyncIterator[RelayBatch]) -> None:
+        if isinstance(batches, WholeRelay):
+            _raise_failure(batches.batch.events)
+            self._note(batches.batch.events)
+            self._exhausted = True  # of what may fail; what is left has only to be handed on
+            self._first_content()
+            return
         async for batch in batches:
             if not batch.content:
                 _raise_failure(batch.events)
@@ -193,16 +202,19 @@ class Attempt:
                 return
         raise BackendProtocolError(f"backend {self._endpoint.label!r} ended its answer without a terminal event")
 
-    async def relay_batches(self) -> AsyncIterator[RelayBatch]:
+    def relay_batches(self) -> AsyncIterator[RelayBatch]:
         """Bytes for the client. A failure is a last batch with TurnFailed and no bytes."""
         assert self._relay is not None
+        return self._relay if self._exhausted else self._guarded_relay(self._relay)
+
+    async def _guarded_relay(self, relay: AsyncIterator[RelayBatch]) -> AsyncIterator[RelayBatch]:
         deadline = self._deadline
         held, self._held_relay = self._held_relay, []
         for batch in held:
             yield batch
         try:
             deadline.check()
-            async for batch in self._relay:
+            async for batch in relay:
                 deadline.waiting = False
                 if batch.events:
                     self._note(batch.events)
@@ -249,7 +261,8 @@ class Attempt:
         self._closed = True
         self._deadline.cancel()
         try:
-            await self._stop_source()
+            if not self._exhausted:
+                await self._stop_source()
         except TimeoutError:
             logger.error("backend %s did not stop within %g s of being told to", self._endpoint.label, CLOSE_TIMEOUT_S)
         except Exception as error:
@@ -259,7 +272,7 @@ class Attempt:
 
     async def _stop_source(self) -> None:
         source = self._relay or self._events
-        if source is not None and not self._exhausted:
+        if source is not None:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await stop(source)
 
@@ -291,7 +304,7 @@ class Attempt:
         for event in batch:
             if type(event) in NOTED:
                 outcome.note(event)
-                if isinstance(event, ev.TurnFailed):
+                if type(event) is ev.TurnFailed:
                     self._lease.failed(TurnFailure(event.error))
 
     def _first_content(self) -> None:

@@ -182,6 +182,25 @@ class RelayBatch(msgspec.Struct, frozen=True, gc=False):
     content: bool = False
 
 
+class WholeRelay:
+    """A relayed answer that has arrived whole: one batch, at once."""
+
+    __slots__ = ("_given", "batch")
+
+    def __init__(self, batch: RelayBatch) -> None:
+        self.batch = batch
+        self._given = False
+
+    def __aiter__(self) -> "WholeRelay":
+        return self
+
+    async def __anext__(self) -> RelayBatch:
+        if self._given:
+            raise StopAsyncIteration
+        self._given = True
+        return self.batch
+
+
 class RelayAnswer(msgspec.Struct, frozen=True):
     """An upstream's answer to pass on. `headers` are the upstream's own that a client may want (rate limits and the like)."""
 

@@ -34,7 +34,8 @@ class Endpoint:
         label: `backend`, or `backend@host:port` where the backend has several.
         capacity: turns it works on at once, for each model.
         weight: its share among equals.
-        deadlines: of its turns, each of which may take so long.
+        timeout_s: seconds one turn may take.
+        deadlines: of the turns it works on.
         grace_s: seconds a turn may go on without its client.
         retries: how often a call that failed before any content is sent to it again.
         restarts: whether a background run of its that was lost is run again.
@@ -65,6 +66,7 @@ class Endpoint:
         self.capacity = capacity
         self.max_queue = max_queue
         self.weight = weight
+        self.timeout_s = timeout_s
         self.deadlines = Timers(timeout_s)
         self.grace_s = grace_s
         self.retries = retries

@@ -18,7 +18,8 @@ from trunkline.engine.gateway import Answer, Gateway
 from trunkline.model import events as ev
 from trunkline.model.errors import BackendUnavailable, InternalError, TrunklineError, TurnFailure
 from trunkline.model.turn import Fold
-from trunkline.server.disconnect import DisconnectWatch
+from trunkline.ports.timers import Timers
+from trunkline.server.disconnect import WATCH_AFTER_S, DisconnectWatch
 from trunkline.server.errors import send_error
 from trunkline.server.exchange import Exchange, Header, header_list, header_text
 from trunkline.server.json_response import send_json
@@ -48,6 +49,7 @@ class Answerer:
         self._gateway = gateway
         self._codec = codec
         self._keepalive_s = keepalive_s
+        self._watches = Timers(WATCH_AFTER_S)
         self._keeps_partial = keeps_partial
         self._early_status = early_status
 
@@ -57,7 +59,7 @@ class Answerer:
         """Sends the whole response. Typed errors before the head are rendered here too."""
         exchange.outcome.model = call.request.model
         exchange.outcome.stream = call.request.stream
-        async with DisconnectWatch(receive, grace_s=lambda: call.outcome.grace_s) as watch:
+        with DisconnectWatch(receive, grace_s=lambda: call.outcome.grace_s, timers=self._watches) as watch:
             try:
                 if call.request.stream:
                     await self._stream(call, exchange, watch, send, record)
@@ -85,16 +87,16 @@ class Answerer:
             await send_error(error, exchange, self._codec, send)
             return
         watch.close()
-        await send_json(body, send, headers=_answer_headers(call, answer))
+        await send_json(body, send, headers=_answer_headers(call, answer), send_body=exchange.send_body)
 
     async def _relay_whole(self, answer: Answer) -> bytes:
         pieces = []
         async for batch in answer.relay_batches():
             for event in batch.events:
-                if isinstance(event, ev.TurnFailed):
+                if type(event) is ev.TurnFailed:
                     raise TurnFailure(event.error)
             pieces.append(batch.data)
-        return b"".join(pieces)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _fold(
         self, answer: Answer, call: Call, exchange: Exchange, watch: DisconnectWatch, record: Record | None

@@ -2,7 +2,7 @@
 
 A task waits for the server's disconnect message and cancels the answering task, so that whatever it awaits, the backend above
 all, stops at once. The one who watches takes the cancellation back with `caught`. The task is only made once an answer has
-taken WATCH_AFTER_S: quick answers, the majority, do not pay for it.
+taken WATCH_AFTER_S: quick answers, the majority, do not pay for it. Whoever watches often shares one `timers` for it.
 """
 
 import asyncio
@@ -11,24 +11,37 @@ from types import TracebackType
 
 from starlette.types import Receive
 
+from trunkline.ports.timers import Timers
+
 WATCH_AFTER_S = 0.02
 
 
 class DisconnectWatch:
-    """Use as an async context manager around the work; `gone` tells afterwards."""
+    """Use as a context manager around the work; `gone` tells afterwards."""
 
-    def __init__(self, receive: Receive, *, grace_s: Callable[[], float] = lambda: 0.0) -> None:
+    gone = False
+    _watcher: asyncio.Task[None] | None = None
+    _worker: asyncio.Task[object] | None = None
+
+    def __init__(
+        self, receive: Receive, *, grace_s: Callable[[], float] = lambda: 0.0, timers: Timers | None = None
+    ) -> None:
         self._receive = receive
         self._grace_s = grace_s
-        self._watcher: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._worker: asyncio.Task[object] | None = None
-        self.gone = False
+        self._timers = timers or Timers(WATCH_AFTER_S)
+
+    def __enter__(self) -> "DisconnectWatch":
+        self._worker = asyncio.current_task()
+        self._timers.start(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     async def __aenter__(self) -> "DisconnectWatch":
-        self._worker = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._begin)
-        return self
+        return self.__enter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -38,8 +51,7 @@ class DisconnectWatch:
     def close(self) -> None:
         """Stops watching: a client that leaves from now on is no longer an interruption."""
         self._worker = None
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timers.stop(self)
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None
@@ -55,7 +67,7 @@ class DisconnectWatch:
             self.gone = True
             self._worker.cancel()
 
-    def _begin(self) -> None:
+    def due(self) -> None:
         self._watcher = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
