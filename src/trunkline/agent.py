@@ -9,7 +9,7 @@ about servers or wire formats, so an agent can be tested by calling it with `Tur
 guide.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Literal, NotRequired, TypeAlias, TypedDict
 
 import msgspec
@@ -104,6 +104,46 @@ class Cancellation:
 
 Attachment = ImagePart | AudioPart | FilePart
 
+CHOICES = ("once", "session", "always", "deny")
+
+
+class Choice(str):
+    """What was chosen. `turn.approve` gives it at once in a thread; on the event loop it has to be awaited."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[object, None, "Choice"]:
+        yield from ()
+        return self
+
+
+class _Unanswered(Choice):
+    """A choice still to come. Whoever compares it instead of awaiting it would take every answer for a yes: that fails."""
+
+    waiting: Awaitable[str]
+
+    def __await__(self) -> Generator[object, None, Choice]:
+        return Choice((yield from self.waiting.__await__()))
+
+    def _early(self, *_: object) -> bool:
+        raise TypeError("turn.approve(...) has to be awaited: nobody has answered yet")
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __bool__ = _early
+
+    def __hash__(self) -> int:
+        return hash(self._early())
+
+    def __str__(self) -> str:
+        return str(self._early())
+
+
+Ask = Callable[[str, str, tuple[str, ...]], str | Awaitable[str]]
+"""Asks the user: a tool, what it would do, the choices. What it gives is the choice, or awaits it."""
+
+
+def _nobody(_tool: str, _text: str, _choices: tuple[str, ...]) -> str:
+    return "deny"
+
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One request, as an agent sees it. Every field has a default, so a test makes just what it needs.
@@ -124,7 +164,9 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         metadata: the client's own notes on the request.
         model: the model name the client asked for.
         request_id: the id in the access log and in `x-request-id`.
+        tenant: who asks: the owner of the API key. Session ids and memory keys of two tenants have nothing to do with each other.
         cancellation: what `cancelled` reads.
+        ask: what `approve` asks; in a test, a function that gives the choice. Without one the answer is "deny".
     """
 
     input: str = ""
@@ -141,12 +183,26 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     metadata: Mapping[str, str] = {}
     model: str = ""
     request_id: str = ""
+    tenant: str = "default"
     cancellation: Cancellation = msgspec.field(default_factory=Cancellation)
+    ask: Ask = _nobody
 
     @property
     def cancelled(self) -> bool:
         """True once the client has left. An agent that does not await anything long should look and stop."""
         return self.cancellation.requested
+
+    def approve(self, tool: str, text: str = "", *, choices: Sequence[str] = CHOICES) -> Choice:
+        """Asks the user whether this may be done, and gives the choice; "deny" where nobody can or does answer.
+
+        `await` it in an async agent. In a thread, where synchronous agents run, it waits by itself.
+        """
+        answer = self.ask(tool, text, tuple(choices))
+        if isinstance(answer, str):
+            return Choice(answer)
+        unanswered = _Unanswered()
+        unanswered.waiting = answer
+        return unanswered
 
 
 Output = str | Reasoning | ToolStarted | ToolFinished | FunctionCall | Usage | None
@@ -154,6 +210,9 @@ Output = str | Reasoning | ToolStarted | ToolFinished | FunctionCall | Usage | N
 
 __all__ = [
     "Turn",
+    "CHOICES",
+    "Choice",
+    "Ask",
     "Output",
     "Reasoning",
     "ToolStarted",

@@ -307,6 +307,7 @@ async def test_partial_text_is_cut_by_length_and_says_so() -> None:
     assert extension.name == "trunkline"
     assert msgspec.json.decode(extension.payload) == {
         "partial": True, "completed": False, "failed": False, "error": "Response was truncated",
+        "error_code": "output_truncated",
     }  # fmt: skip
 
 
@@ -756,27 +757,40 @@ async def test_an_answer_dropped_without_closing_ends_its_agent() -> None:
 # Starting
 
 
-class Factory:
-    def __init__(self, turn: Turn) -> None:
-        self.turn = turn
+class NotCallable:
+    pass
 
 
-class Callbacks:
-    async def process_direct(self, content: str) -> str:
-        return content
+class Needy:
+    def __init__(self, workspace: str) -> None:
+        self.workspace = workspace
+
+    def __call__(self, turn: Turn) -> str:
+        return self.workspace
 
 
-class Conversation:
-    def run_conversation(self, user_message: str) -> str:
-        return user_message
+class Contentless:
+    async def process_direct(self, text: str) -> str:
+        return text
+
+
+class Messageless:
+    def run_conversation(self, text: str) -> str:
+        return text
+
+
+class Uncallable:
+    run_conversation = "soon"
 
 
 @pytest.mark.parametrize(
     ("agent", "message"),
     [
-        (Factory, "is a class; classes as factories are not in this version"),
-        (Callbacks(), "has process_direct(); objects with callbacks are not in this version"),
-        (Conversation(), "has run_conversation(); objects with callbacks are not in this version"),
+        (NotCallable, "is a class whose instances cannot be called with a turn"),
+        (Needy, "is a class whose instances need 'workspace'; a class is called once for each turn"),
+        (Contentless(), "has a process_direct() that does not accept 'content' by name"),
+        (Messageless, "has a run_conversation() that does not accept 'user_message' by name"),
+        (Uncallable(), "has a run_conversation that cannot be called"),
         (42, "is int; expected a function that takes the turn"),
         (lambda: "x", "takes (); expected a function that takes the turn"),
         (lambda turn, memory: "x", "takes (turn, memory); expected a function that takes the turn"),

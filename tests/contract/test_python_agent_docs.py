@@ -9,7 +9,7 @@ import pytest
 
 from trunkline import agent as author
 from trunkline.backends.callable import PythonBackend
-from trunkline.backends.callable.answer import RESULT_KEYS
+from trunkline.backends.callable.results import KEYS
 from trunkline.config.load import build_config
 from trunkline.config.schema import PythonSettings
 from trunkline.model.errors import TrunklineError
@@ -71,7 +71,7 @@ def test_the_test_of_the_page_passes() -> None:
 
 
 def test_everything_an_agent_gets_yields_and_returns_is_on_the_page() -> None:
-    fields = set(author.Turn.__struct_fields__) - {"cancellation"} | {"cancelled"} | RESULT_KEYS
+    fields = set(author.Turn.__struct_fields__) - {"cancellation"} | {"cancelled"} | KEYS
     assert [name for name in sorted(fields) if f"`{name}`" not in PAGE] == []
     yields = [author.Reasoning, author.ToolStarted, author.ToolFinished, author.FunctionCall, author.Usage]
     assert [kind.__name__ for kind in yields if f"`{kind.__name__}(" not in PAGE] == []

@@ -30,6 +30,7 @@ Status, wire type, retryability and log level belong to the class, so that nothi
 message. `ErrorInfo` is the error as a value: events carry it, surfaces render it.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -38,7 +39,7 @@ Level = Literal["info", "warning", "error"]
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An error as a value. `status` is an HTTP status, `retry_after_s` seconds."""
+    """An error as a value. `status` is an HTTP status, `retry_after_s` seconds. `state`: how an agent says its run went."""
 
     message: str
     type: str
@@ -47,6 +48,7 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: int = 500
     retryable: bool = False
     retry_after_s: float | None = None
+    state: Mapping[str, bool] = {}
 
 
 class TrunklineError(Exception):
@@ -92,7 +94,11 @@ class TurnFailure(TrunklineError):
         self.status = info.status
         self.type = info.type
         self.retryable = info.retryable
+        self.state = info.state
         self.level = "warning"
+
+    def info(self) -> ErrorInfo:
+        return msgspec.structs.replace(super().info(), state=self.state)
 
 
 class RequestError(TrunklineError):
@@ -234,9 +240,18 @@ class AgentError(BackendError):
 
 
 class AgentIncomplete(BackendError):
+    """An agent ended without text; `state` is what it says of that: completed, partial, failed."""
+
     status = 502
     default_code = "agent_incomplete"
     retryable = False
+
+    def __init__(self, message: str, *, state: Mapping[str, bool] = {}) -> None:
+        super().__init__(message)
+        self.state = state
+
+    def info(self) -> ErrorInfo:
+        return msgspec.structs.replace(super().info(), state=self.state)
 
 
 class StoreError(TrunklineError):

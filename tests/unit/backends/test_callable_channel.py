@@ -27,7 +27,7 @@ async def test_a_thread_wakes_the_reader_once_however_much_it_puts(monkeypatch: 
     channel = Channel(clock=PinnedClock())
     reading = asyncio.create_task(channel.take())
     await asyncio.sleep(0)  # the reader waits
-    thread = threading.Thread(target=lambda: [channel.put_from_thread(word(number)) for number in range(100)])
+    thread = threading.Thread(target=lambda: [channel.put_from_thread(word, number) for number in range(100)])
     thread.start()
     thread.join()  # the loop is busy elsewhere meanwhile
     assert len(wakes) == 1
@@ -40,7 +40,7 @@ async def test_a_thread_waits_when_the_channel_is_full_and_goes_on_after_a_read(
 
     def produce() -> None:
         for number in range(3 * LIMIT):
-            assert channel.put_from_thread(word(number))
+            assert channel.put_from_thread(word, number)
             put[0] = number + 1
 
     thread = threading.Thread(target=produce)
@@ -57,13 +57,13 @@ async def test_a_thread_waits_when_the_channel_is_full_and_goes_on_after_a_read(
 
 async def test_closing_lets_a_waiting_thread_go_and_tells_it() -> None:
     channel = Channel(clock=PinnedClock())
-    assert channel.put_from_thread([TextDelta(0, "x")] * LIMIT)
+    assert channel.put_from_thread(lambda text: [TextDelta(0, text)] * LIMIT, "x")
     told: list[bool] = []
     begun = threading.Event()
 
     def produce() -> None:
         begun.set()
-        told.append(channel.put_from_thread(word(1)))
+        told.append(channel.put_from_thread(word, 1))
 
     thread = threading.Thread(target=produce)
     thread.start()
@@ -75,7 +75,7 @@ async def test_closing_lets_a_waiting_thread_go_and_tells_it() -> None:
 
 async def test_the_end_comes_after_what_was_put_and_only_once() -> None:
     channel = Channel(clock=PinnedClock())
-    channel.put(word(1))
+    channel.put(word, 1)
     channel.end(ValueError("first"))
     channel.end(KeyError("second"))
     assert await channel.take() == word(1)
@@ -86,19 +86,19 @@ async def test_the_end_comes_after_what_was_put_and_only_once() -> None:
 async def test_a_producer_on_the_loop_is_asked_to_wait_when_full_or_late() -> None:
     clock = PinnedClock()
     channel = Channel(clock=clock)
-    assert not any(channel.put(word(number)) for number in range(LIMIT - 1))
-    assert channel.put(word(LIMIT))
+    assert not any(channel.put(word, number) for number in range(LIMIT - 1))
+    assert channel.put(word, LIMIT)
     waiting = asyncio.create_task(channel.drained())
     await asyncio.sleep(0)
     assert not waiting.done()
     assert len(await channel.take()) == LIMIT
     await waiting
-    assert not channel.put(word(0))
+    assert not channel.put(word, 0)
     clock.advance(1.0)
-    assert channel.put(word(1))
+    assert channel.put(word, 1)
     channel.close()
     await channel.drained()
-    assert not channel.put(word(2))
+    assert not channel.put(word, 2)
 
 
 def test_a_thread_that_outlives_the_loop_is_told_to_stop() -> None:
@@ -106,4 +106,4 @@ def test_a_thread_that_outlives_the_loop_is_told_to_stop() -> None:
         return Channel(clock=PinnedClock())
 
     channel = asyncio.run(make())
-    assert not channel.put_from_thread(word(1))
+    assert not channel.put_from_thread(word, 1)

@@ -6,11 +6,13 @@ the agent changes later has already been written as JSON. TurnStarted comes with
 before it said anything fails as a plain error, with its own status, and not inside a stream.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Protocol
 
 import msgspec
 
 from trunkline import agent as author
+from trunkline.backends.callable.results import Result, checked_count, read_result
 from trunkline.backends.redact import redacted
 from trunkline.model import events as ev
 from trunkline.model.errors import AgentError, AgentIncomplete
@@ -21,8 +23,22 @@ from trunkline.ports.backend import Context
 
 EXPECTED = "str, Reasoning, ToolStarted, ToolFinished, FunctionCall, Usage or None"
 EXTENSION = "trunkline"
-RESULT_KEYS = frozenset({"final_response", "messages", "completed", "partial", "failed", "error", "usage"})
-_USAGE_KEYS = (("input_tokens", "output_tokens"), ("prompt_tokens", "completion_tokens"))
+
+
+class Streamed(Protocol):
+    """What an agent has said through its callbacks before it returned its answer."""
+
+    @property
+    def spoken(self) -> bool:
+        """Whether that was any text."""
+        ...
+
+    @property
+    def used_tools(self) -> bool: ...
+
+    def missing(self, final: str) -> str:
+        """What of the whole answer has not been said yet."""
+        ...
 
 
 class Answer:
@@ -65,12 +81,12 @@ class Answer:
                 raise AgentError(f"agent yielded {_kind(value)}; expected {EXPECTED}")
         return events
 
-    def result(self, value: object) -> list[ev.Event]:
+    def result(self, value: object, streamed: Streamed | None = None) -> list[ev.Event]:
         """The events of what a function returned, to the end of the turn. Raises AgentError, AgentIncomplete."""
         if isinstance(value, Mapping):
-            return self._result_mapping(value)
+            return self._result(read_result(value), streamed)
         if isinstance(value, str):
-            return [*self.feed(value), *self.end()]
+            return [*self.feed(value if streamed is None else streamed.missing(value)), *self.end()]
         raise AgentError(
             f"agent returned {_kind(value)}; "
             "expected str, a result mapping with 'final_response', or an iterator of what it says"
@@ -78,12 +94,24 @@ class Answer:
 
     def end(self, finish_reason: ev.FinishReason | None = None) -> list[ev.Event]:
         """The events that end the turn."""
-        events: list[ev.Event] = []
+        events = self.cut()
         self._close(events)
         self._start(events)
         reason = finish_reason or ("tool_calls" if self._called else "stop")
         events += (ev.ChoiceDone(0, reason), terminal_for((reason,)))
         return events
+
+    def cut(self, _: object = None) -> list[ev.Event]:
+        """The turn ends: tools that are still running did not come to an end of their own."""
+        return [
+            event for call_id in list(self._running) for event in self.feed(author.ToolFinished(call_id, failed=True))
+        ]
+
+    def note(self, event: ev.ApprovalRequested | ev.ApprovalResolved) -> list[ev.Event]:
+        """An event that belongs to no item."""
+        events: list[ev.Event] = []
+        self._start(events)
+        return [*events, event]
 
     def _start(self, events: list[ev.Event]) -> None:
         if not self._started:
@@ -165,7 +193,7 @@ class Answer:
             value.cache_write_tokens,
             value.reasoning_tokens,
         ):
-            _count(count)
+            checked_count(count)
         self._start(events)
         events.append(ev.UsageReported(value))
 
@@ -197,55 +225,36 @@ class Answer:
         )
         events.append(ev.ItemDone(index=index, item=item))
 
-    def _result_mapping(self, value: Mapping[object, object]) -> list[ev.Event]:
-        if not RESULT_KEYS & value.keys():
-            raise AgentError(f"agent returned a mapping without 'final_response'; it has {sorted(map(str, value))}")
-        text = value.get("final_response") or ""
-        if not isinstance(text, str):
-            raise AgentError(f"agent returned a final_response of {_kind(text)}; expected str")
-        failed, completed = bool(value.get("failed")), value.get("completed") in (None, True)
-        partial = bool(value.get("partial")) or not (failed or completed)
-        error = None if value.get("error") is None else redacted(str(value["error"]))
-        if not text and (failed or partial):
-            raise AgentIncomplete(error or "agent ended without an answer")
-        events = self._past_tools(value.get("messages"))
-        self._text(text, events)
-        usage = _usage_of(value)
-        if usage is not None:
-            self._usage(usage, events)
+    def _result(self, result: Result, streamed: Streamed | None) -> list[ev.Event]:
+        failed, partial = result.failed, result.partial
+        said = streamed is not None and streamed.spoken
+        if not (result.text or said) and (failed or partial):
+            raise AgentIncomplete(result.error or "agent ended without an answer", state=result.state)
+        events: list[ev.Event] = []
+        if streamed is None or not streamed.used_tools:  # else they have been told as they ran
+            self._past_tools(result, events)
+        self._text(result.text if streamed is None else streamed.missing(result.text), events)
+        if result.usage is not None:
+            self._usage(result.usage, events)
         if not (failed or partial):
             return [*events, *self.end()]
         self._start(events)
-        state = {"partial": partial, "completed": completed, "failed": failed, "error": error}
+        state = {**result.state, "error": result.error, "error_code": "output_truncated" if partial else "agent_error"}
         events.append(ev.Extension(name=EXTENSION, payload=msgspec.Raw(msgspec.json.encode(state))))
         if partial:
             return [*events, *self.end("length")]
         # Text that comes with `failed` alone is about the failure: shown, but never a completed answer.
         events += self.end("error")[:-1]
-        return [*events, ev.TurnFailed(AgentError(error or redacted(text)).info())]
+        error = AgentError(result.error or redacted(result.text) or "agent failed").info()
+        return [*events, ev.TurnFailed(msgspec.structs.replace(error, state=result.state))]
 
-    def _past_tools(self, messages: object) -> list[ev.Event]:
-        """Items for the tool runs in a result's `messages`: chat messages, of which only those of this turn count."""
-        events: list[ev.Event] = []
-        if not isinstance(messages, Sequence) or isinstance(messages, str):
-            return events
-        this_turn: list[Mapping[str, object]] = []
-        for message in messages:
-            if isinstance(message, Mapping):
-                this_turn = [] if message.get("role") == "user" else [*this_turn, message]
-        names: dict[str, str] = {}
-        for message in this_turn:
-            calls = message.get("tool_calls")
-            for call in calls if isinstance(calls, Sequence) else ():
-                call_id, name, arguments = _past_call(call)
-                if call_id and name and not name.startswith("_"):
-                    names[call_id] = name
-                    self._call(events, call_id=call_id, name=name, arguments=arguments, hosted=True)
-            call_id = str(message.get("tool_call_id", ""))
-            if message.get("role") == "tool" and call_id in names:
-                output = _output_text(message.get("content"), call_id)
-                self._output(events, call_id=call_id, name=names.pop(call_id), output=output)
-        return events
+    def _past_tools(self, result: Result, events: list[ev.Event]) -> None:
+        for tool in result.tools:
+            arguments = _json_text(tool.arguments, f"the arguments of {tool.name!r}")
+            self._call(events, call_id=tool.call_id, name=tool.name, arguments=arguments, hosted=True)
+            if tool.output is not None:
+                output = _output_text(tool.output, tool.call_id)
+                self._output(events, call_id=tool.call_id, name=tool.name, output=output)
 
     def _item_id(self, prefix: str) -> str:
         """Of the item that was opened last."""
@@ -253,39 +262,6 @@ class Answer:
 
     def _id(self, prefix: str) -> str:
         return new_id(prefix, self._context.entropy)
-
-
-def _past_call(call: object) -> tuple[str, str, str]:
-    """call_id, name and arguments of a chat message's tool call; empty where it says nothing of the kind."""
-    function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(call, Mapping) or not isinstance(function, Mapping):
-        return "", "", ""
-    name = str(function.get("name") or "")
-    return str(call.get("id") or ""), name, _json_text(function.get("arguments"), f"the arguments of {name!r}")
-
-
-def _usage_of(value: Mapping[object, object]) -> author.Usage | None:
-    """Usage of a result: a Usage, a mapping, or counts beside the answer, under either API's names."""
-    usage = value.get("usage")
-    if isinstance(usage, author.Usage):
-        return usage
-    for source in (usage, value):
-        if not isinstance(source, Mapping):
-            continue
-        for input_key, output_key in _USAGE_KEYS:
-            if input_key in source or output_key in source:
-                return author.Usage(
-                    input_tokens=_count(source.get(input_key)), output_tokens=_count(source.get(output_key))
-                )
-    return None
-
-
-def _count(value: object) -> int:
-    if value is None:
-        return 0
-    if not isinstance(value, int) or value < 0:
-        raise AgentError(f"agent reported usage of {value!r} tokens; expected an integer, 0 or more")
-    return value
 
 
 def _kind(value: object) -> str:

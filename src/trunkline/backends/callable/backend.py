@@ -16,10 +16,14 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from trunkline.backends.callable.answer import Answer
 from trunkline.backends.callable.channel import Channel
-from trunkline.backends.callable.forms import AgentFunction, checked, runs_on_loop
+from trunkline.backends.callable.form import Form
+from trunkline.backends.callable.forms import EVERY_PART, form_of
 from trunkline.backends.callable.loading import Target, load_target, parse_target
+from trunkline.backends.callable.questions import Questions
 from trunkline.backends.callable.run import Run
 from trunkline.backends.callable.threads import WorkerThreads
 from trunkline.backends.callable.turns import turn_for
@@ -64,8 +68,8 @@ class PythonBackend:
         self._ignores_tools = setup.ignores_tools
         self._key = f"backends.{setup.name}.target"
         self._given = agent
-        self._agent: AgentFunction | None = None
-        self._on_loop = False
+        self._form: Form | None = None
+        self._alone: asyncio.Lock | None = None
         self._target = None if agent is not None else self._located(self._parsed)
         self._name = setup.model_name or (self._target.name if self._target is not None else settings.target)
         self._threads = WorkerThreads(size=settings.max_concurrency, name=self._name)
@@ -78,19 +82,19 @@ class PythonBackend:
         return Capabilities(
             parameters=tools if self._settings.client_tools else frozenset(),
             hints=SAMPLING_HINTS | tools if self._ignores_tools else SAMPLING_HINTS,
-            parts=frozenset({"text", "refusal", "image", "audio", "file"}),
+            parts=EVERY_PART if self._form is None else self._form.parts,
             streaming=self._settings.streaming,
         )
 
     def check(self) -> None:
         """Imports the agent, without starting anything. Raises ConfigError, with the author's line where it failed."""
-        if self._agent is None:
-            self._agent = self._located(self._load)
-            self._on_loop = runs_on_loop(self._agent)
+        if self._form is None:
+            self._form = self._located(self._load)
+            self._alone = asyncio.Lock() if self._form.exclusive else None
 
     async def start(self) -> None:
         self.check()
-        if not self._on_loop:
+        if self._form is not None and not self._form.on_loop:
             self._threads.prepare()
 
     async def close(self) -> None:
@@ -116,20 +120,10 @@ class PythonBackend:
         return (ModelInfo(id=self._name),)
 
     async def open(self, request: Request, context: Context) -> AsyncIterator[EventBatch]:
-        if self._agent is None or self._closed:
+        if self._form is None or self._closed:
             raise BackendUnavailable(f"agent {self._name!r} is {'shutting down' if self._closed else 'not started'}")
-        client_tools = self._settings.client_tools
-        turn = turn_for(request, context, history=self._settings.history, client_tools=client_tools)
-        answer = Answer(context, callable_tools=frozenset([tool.name for tool in turn.tools]) if client_tools else None)
-        run = Run(
-            agent=self._agent,
-            name=self._name,
-            turn=turn,
-            answer=answer,
-            channel=Channel(clock=context.clock),
-            lost_after_s=self._lost_after_s,
-        )
-        task = asyncio.create_task(run.drive(self._threads, on_loop=self._on_loop), name=f"agent-{context.turn_id}")
+        run = self._run(self._form, request, context)
+        task = asyncio.create_task(run.drive(), name=f"agent-{context.turn_id}")
         self._running[task] = run
         task.add_done_callback(self._running.pop)
         try:
@@ -138,6 +132,24 @@ class PythonBackend:
         finally:
             if not task.done():
                 await self._stop(task, run)
+
+    def _run(self, form: Form, request: Request, context: Context) -> Run:
+        settings, channel = self._settings, Channel(clock=context.clock)
+        turn = turn_for(request, context, history=settings.history, client_tools=settings.client_tools)
+        callable_tools = frozenset([tool.name for tool in turn.tools]) if settings.client_tools else None
+        answer = Answer(context, callable_tools=callable_tools)
+        questions = Questions(context=context, channel=channel, answer=answer, timeout_s=settings.approval_timeout_s)
+        return Run(
+            form=form,
+            name=self._name,
+            turn=msgspec.structs.replace(turn, ask=questions.ask),
+            answer=answer,
+            channel=channel,
+            questions=questions,
+            threads=self._threads,
+            alone=self._alone,
+            lost_after_s=self._lost_after_s,
+        )
 
     async def _stop(self, task: asyncio.Task[None], run: Run) -> None:
         run.abort()
@@ -149,10 +161,10 @@ class PythonBackend:
     def _parsed(self) -> Target:
         return parse_target(self._settings.target, base_dir=self._base_dir)
 
-    def _load(self) -> AgentFunction:
+    def _load(self) -> Form:
         if self._target is None:
-            return checked(self._given, self._name)
-        return checked(load_target(self._target, base_dir=self._base_dir), self._settings.target)
+            return form_of(self._given, self._name)
+        return form_of(load_target(self._target, base_dir=self._base_dir), self._settings.target)
 
     def _located(self, find: Callable[[], Found]) -> Found:
         """What `find` gives; its ConfigError then says which setting led there."""

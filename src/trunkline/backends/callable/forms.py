@@ -1,51 +1,66 @@
-"""Which objects are agents, and where each is called: on the loop or in a thread.
+"""Which objects are agents: functions of a turn, objects with callbacks of their own, and classes of either."""
 
-An agent is called with one turn. Objects with callbacks of their own (`process_direct`, `run_conversation`) and
-classes as factories have another contract; they are refused by name rather than called in a way that half works.
-"""
-
-import functools
 import inspect
 from collections.abc import Callable
 from typing import TypeAlias, cast
 
 from trunkline.agent import Turn
+from trunkline.backends.callable.form import Form, Media, check_makes, is_async, made_class
+from trunkline.backends.callable.objects import ProcessDirect, RunConversation
+from trunkline.backends.callable.voice import Voice
 from trunkline.model.errors import ConfigError
+from trunkline.ports.backend import PartKind
 
 AgentFunction: TypeAlias = Callable[[Turn], object]
 
-CALLBACK_METHODS = ("process_direct", "run_conversation")
+EVERY_PART: frozenset[PartKind] = frozenset({"text", "refusal", "image", "audio", "file"})
 _WANTED = "expected a function that takes the turn: async generator, coroutine, generator or plain"
 
 
-def checked(found: object, name: str) -> AgentFunction:
+class FunctionForm:
+    """A function of the turn, or an object that can be called like one. A class makes such an object for each turn."""
+
+    exclusive = False
+    parts = EVERY_PART
+    media: Media = "attachments"
+
+    def __init__(self, agent: AgentFunction, *, factory: Callable[[], AgentFunction] | None = None) -> None:
+        self._agent = agent
+        self._factory = factory
+        self.on_loop = is_async(agent)
+
+    def call(self, turn: Turn, voice: Voice) -> object:
+        return self._agent(turn) if self._factory is None else self._factory()(turn)
+
+
+def form_of(found: object, name: str) -> Form:
     """The object as an agent. Raises ConfigError that says what it is instead."""
-    for method in CALLBACK_METHODS:
-        if hasattr(found, method):
-            raise ConfigError(
-                f"agent {name!r} has {method}(); objects with callbacks are not in this version; {_WANTED}"
-            )
-    if inspect.isclass(found):
-        raise ConfigError(
-            f"agent {name!r} is a class; classes as factories are not in this version; "
-            f"{_WANTED}, or an instance with such a __call__"
-        )
+    if hasattr(found, "process_direct") or hasattr(made_class(found), "process_direct"):
+        return ProcessDirect(found, name)
+    if hasattr(found, "run_conversation") or hasattr(made_class(found), "run_conversation"):
+        return RunConversation(found, name)
+    made = made_class(found)
+    if made is not None:
+        return _factory_form(found, made, name)
     if not callable(found):
         raise ConfigError(f"agent {name!r} is {type(found).__name__}; {_WANTED}")
+    _check_takes_turn(found, name, Turn())
+    return FunctionForm(cast(AgentFunction, found))
+
+
+def _factory_form(found: object, made: type, name: str) -> Form:
+    if "__call__" not in dir(made):
+        raise ConfigError(f"agent {name!r} is a class whose instances cannot be called with a turn; {_WANTED}")
+    check_makes(cast("Callable[..., object]", found), name, offered=frozenset())
+    call = made.__call__
+    _check_takes_turn(call, name, None, Turn())
+    return FunctionForm(call, factory=cast("Callable[[], AgentFunction]", found))
+
+
+def _check_takes_turn(function: Callable[..., object], name: str, *arguments: object) -> None:
     try:
-        inspect.signature(found).bind(Turn())
+        inspect.signature(function).bind(*arguments)
     except TypeError:
-        raise ConfigError(f"agent {name!r} takes {inspect.signature(found)}; {_WANTED}") from None
+        raise ConfigError(f"agent {name!r} takes {inspect.signature(function)}; {_WANTED}") from None
     except ValueError:  # a builtin without a signature: the call will tell
         pass
-    return cast(AgentFunction, found)
-
-
-def runs_on_loop(agent: AgentFunction) -> bool:
-    """Whether calling it gives an async generator or a coroutine at once."""
-    function: object = agent
-    while isinstance(function, functools.partial):
-        function = function.func
-    if not inspect.isroutine(function):
-        function = type(function).__call__
-    return inspect.isasyncgenfunction(function) or inspect.iscoroutinefunction(function)

@@ -1,16 +1,23 @@
 """One turn of an agent, from the call to the last event."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+import tempfile
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 
 from trunkline.agent import Turn
 from trunkline.backends.callable.answer import Answer
 from trunkline.backends.callable.channel import Channel
-from trunkline.backends.callable.forms import AgentFunction
+from trunkline.backends.callable.form import Form
+from trunkline.backends.callable.media import Unreadable, save
+from trunkline.backends.callable.questions import Questions
 from trunkline.backends.callable.threads import Job, WorkerThreads
+from trunkline.backends.callable.voice import Voice
 from trunkline.backends.redact import redacted
-from trunkline.model.errors import AgentError, AgentIncomplete, BackendUnavailable
+from trunkline.model.errors import AgentError, AgentIncomplete, BackendUnavailable, TrunklineError
+from trunkline.model.events import Event
 
 _log = logging.getLogger("trunkline.agent")
 
@@ -26,75 +33,137 @@ class Run:
     """Calls the agent and puts its events into the channel."""
 
     def __init__(
-        self, *, agent: AgentFunction, name: str, turn: Turn, answer: Answer, channel: Channel, lost_after_s: float
+        self,
+        *,
+        form: Form,
+        name: str,
+        turn: Turn,
+        answer: Answer,
+        channel: Channel,
+        questions: Questions,
+        threads: WorkerThreads,
+        alone: asyncio.Lock | None,
+        lost_after_s: float,
     ) -> None:
-        self._agent = agent
+        self._form = form
         self._name = name
         self._turn = turn
         self._answer = answer
+        self._questions = questions
+        self._threads = threads
+        self._alone = alone
         self._lost_after_s = lost_after_s
+        self._voice = Voice(channel=channel, answer=answer, name=name, request_id=turn.request_id)
         self.channel = channel
 
-    async def drive(self, threads: WorkerThreads, *, on_loop: bool) -> None:
+    async def drive(self) -> None:
         """The turn's task. What the agent raises ends up in the channel; only a cancellation from outside goes on."""
         try:
-            await self._answered(threads, on_loop=on_loop)
+            async with self._files():
+                await self._answered()
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 self.channel.end()
                 raise
-            self.channel.end(self._failed(error))
-        except (AgentError, AgentIncomplete, BackendUnavailable) as error:
-            self.channel.end(error)
+            self._end(self._failed(error))
+        except (AgentError, AgentIncomplete, BackendUnavailable, Unreadable) as error:
+            self._end(error)
         except BaseException as error:  # noqa: BLE001 - the supervisor of a stranger's code; SystemExit would end the server
-            self.channel.end(self._failed(error))
+            self._end(self._failed(error))
         else:
             self.channel.end()
+        finally:
+            self._questions.close()
 
     def abort(self, error: BackendUnavailable | None = None) -> None:
         """Nobody wants the answer any more: the agent is told, a thread that waits goes on, a reader gets the error."""
         self._turn.cancellation.requested = True
+        self._questions.close()
         self.channel.close()
         self.channel.end(error)
+        self._voice.stop()
 
-    async def _answered(self, threads: WorkerThreads, *, on_loop: bool) -> None:
-        value = self._agent(self._turn) if on_loop else await self._in_thread(threads)
-        while isinstance(value, Awaitable):
-            value = await value
+    def _end(self, error: TrunklineError) -> None:
+        self.channel.finish(self._answer.cut, None)
+        self.channel.end(error)
+
+    @contextlib.asynccontextmanager
+    async def _files(self) -> AsyncIterator[None]:
+        """The attachments as files, where the agent wants them so; they are there until the turn has ended."""
+        if self._form.media != "files" or not self._turn.attachments:
+            yield
+            return
+        with tempfile.TemporaryDirectory(prefix="trunkline-", ignore_cleanup_errors=True) as folder:
+            saved: list[str] = []
+            await self._in_thread(lambda: saved.extend(save(self._turn.attachments, Path(folder))))
+            self._voice.media = saved
+            yield
+
+    async def _answered(self) -> None:
+        if self._alone is not None:
+            await self._alone.acquire()
+        value = await self._given()
         match value:
             case _Iterated():
-                self.channel.put(self._answer.end())
+                self.channel.finish(self._ended, None)
             case AsyncIterable():
                 await self._iterate(value)
             case Iterator():
                 values = value
-                await self._in_thread(threads, lambda: self._iterate_in_thread(values))
-                self.channel.put(self._answer.end())
+                await self._in_thread(lambda: self._iterate_in_thread(values))
+                self.channel.finish(self._ended, None)
             case _:
-                self.channel.put(self._answer.result(value))
+                if self._voice.broken is not None:
+                    raise self._voice.broken
+                self.channel.finish(self._result, value)
+
+    def _ended(self, _: None) -> list[Event]:
+        return self._answer.end()
+
+    def _result(self, value: object) -> list[Event]:
+        return self._answer.result(value, self._voice)
+
+    async def _given(self) -> object:
+        """What the agent gives when it is called, awaited to its end."""
+        if not self._form.on_loop:
+            value = await self._in_thread(self._called_in_thread, over=self._leave)
+            while isinstance(value, Awaitable):
+                value = await value
+            return value
+        try:
+            value = self._form.call(self._turn, self._voice)
+            while isinstance(value, Awaitable):
+                value = await value
+            return value
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._alone is not None:
+            self._alone.release()
 
     async def _iterate(self, values: AsyncIterable[object]) -> None:
-        feed, channel, cancellation = self._answer.feed, self.channel, self._turn.cancellation
+        feed, put, cancellation = self._answer.feed, self.channel.put, self._turn.cancellation
         try:
             async for value in values:
-                events = feed(value)
-                if events and channel.put(events):
-                    await channel.drained()
+                if put(feed, value):
+                    await self.channel.drained()
                 if cancellation.requested:  # it caught its cancellation and goes on
                     return
         finally:
             aclose: Callable[[], Awaitable[None]] | None = getattr(values, "aclose", None)
             if aclose is not None:
                 await aclose()
-        channel.put(self._answer.end())
+        self.channel.finish(self._ended, None)
 
-    async def _in_thread(self, threads: WorkerThreads, call: Callable[[], object] | None = None) -> object:
-        """What the call gives; by default the agent's, iterated in the same thread if it can be."""
+    async def _in_thread(self, call: Callable[[], object], *, over: Callable[[], None] = lambda: None) -> object:
+        """What the call gives. `over` is called on the loop, once, when the thread has returned or will never begin."""
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[tuple[object, BaseException | None]] = loop.create_future()
 
         def settle(value: object, error: BaseException | None) -> None:
+            over()
             if not outcome.done():
                 outcome.set_result((value, error))
             elif error is not None:
@@ -104,7 +173,7 @@ class Run:
             value: object = None
             failure: BaseException | None = None
             try:
-                value = (call or self._called_in_thread)()
+                value = call()
             except BaseException as error:  # noqa: BLE001 - the thread's supervisor: everything goes to the task
                 failure = error
             try:
@@ -112,12 +181,18 @@ class Run:
             except RuntimeError:
                 _log.warning("agent returned after the server's end: agent=%s", self._name)
 
-        job = threads.submit(work)
+        try:
+            job = self._threads.submit(work)
+        except BackendUnavailable:
+            over()
+            raise
         try:
             value, error = await outcome
         except asyncio.CancelledError:
-            threads.abandon(job)
-            if not job.done.is_set():
+            self._threads.abandon(job)
+            if not job.taken:
+                over()
+            elif not job.done.is_set():
                 loop.call_later(self._lost_after_s, self._report_lost, job)
             raise
         if error is not None:
@@ -125,7 +200,7 @@ class Run:
         return value
 
     def _called_in_thread(self) -> object:
-        value = self._agent(self._turn)
+        value = self._form.call(self._turn, self._voice)
         if not isinstance(value, Iterator):
             return value
         self._iterate_in_thread(value)
@@ -135,8 +210,7 @@ class Run:
         feed, put, cancellation = self._answer.feed, self.channel.put_from_thread, self._turn.cancellation
         try:
             for value in values:
-                events = feed(value)
-                if (events and not put(events)) or cancellation.requested:
+                if not put(feed, value) or cancellation.requested:
                     return
         finally:
             close: Callable[[], None] | None = getattr(values, "close", None)

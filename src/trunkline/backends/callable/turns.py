@@ -64,6 +64,7 @@ def turn_for(request: Request, context: Context, *, history: History, client_too
         metadata=request.metadata or {},
         model=request.model or context.backend_model,
         request_id=context.request_id,
+        tenant=context.tenant,
     )
 
 
