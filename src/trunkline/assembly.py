@@ -16,6 +16,7 @@ from trunkline.engine.approvals import ApprovalRegistry
 from trunkline.engine.cache import AnswerCache
 from trunkline.engine.chaining import Chaining
 from trunkline.engine.gateway import Gateway
+from trunkline.engine.idempotency import Idempotency
 from trunkline.engine.operations import OperationGateway
 from trunkline.engine.runs import Runs
 from trunkline.engine.sessions import Sessions
@@ -44,6 +45,8 @@ from trunkline.server.surfaces import (
     stored_responses,
     usage,
 )
+from trunkline.server.surfaces import runs as runs_surface
+from trunkline.server.surfaces import sessions as session_resources
 from trunkline.server.surfaces.stored_completions import StoredCompletions
 from trunkline.stores import sqlite
 from trunkline.telemetry.accounts import Accounts
@@ -74,7 +77,9 @@ def assemble(
     endpoints = tuple([endpoint for of_backend in backends.values() for endpoint in of_backend])
     catalog, balancer = Catalog(endpoints, clock=clock), Balancer()
     router = _router(config, backends, catalog, profile)
-    store = sqlite.build(config.store, base_dir=base_dir, clock=clock, keyed=config.idempotency)
+    store = sqlite.build(
+        config.store, base_dir=base_dir, clock=clock, keyed=config.idempotency, max_run_age_s=config.runs.keep_s
+    )
     usage_meter = UsageMeter(store, clock=clock)
     access_log = AccessLog(sys.stderr) if config.server.access_log else None
     accounts = Accounts(usage_meter, access_log, clock=clock)
@@ -82,11 +87,14 @@ def assemble(
     approvals = ApprovalRegistry()
     sessions = Sessions(store.sessions, config.sessions, clock=clock)
     gateway = _gateway(router, balancer, cache, approvals, sessions, profile, clock=clock, entropy=entropy)
-    chaining = Chaining(store)
+    chaining = Chaining(store, inherits_instructions=profile.inherits_instructions, max_messages=profile.max_messages)
     responses_codec = ResponsesSurface(profile, now=clock.now_s)
     lag, process = LoopLag(), Process(started_at=clock.now_s())
     runs = Runs(
         store, gateway, chaining, responses_codec, accounts=accounts, clock=clock, max_runs=config.runs.max_runs
+    )
+    idempotency = Idempotency(
+        store, gateway.answer, accounts=accounts, clock=clock, replaces=profile.reused_key == "replace"
     )
     runtime = Runtime(
         settings=config.server,
@@ -100,6 +108,7 @@ def assemble(
         state=State(),
         accounts=accounts,
         cache=cache,
+        idempotency=idempotency,
         approvals=approvals,
         sessions=sessions,
     )
@@ -141,10 +150,12 @@ def _routes(
         *chat_completions.routes(runtime, chat, kept.store, listed=stored.list),
         *stored_completions.routes(stored),
         *conversations.routes(runtime, kept.store),
+        *session_resources.routes(runtime, kept.store.sessions),
         *response_context.routes(runtime, responses_codec, kept),
         *responses.routes(runtime, responses_codec, kept),
         *responses_socket.routes(runtime, responses_codec, kept),
         *stored_responses.routes(runtime, kept),
+        *runs_surface.routes(runtime, responses_codec, kept),
         *operations.routes(runtime, operating, chat),
         *models.routes(runtime),
         *ollama.routes(runtime, operating),

@@ -11,6 +11,9 @@ from trunkline.engine.chaining import Chained, Chaining
 from trunkline.ports.stores import StoredRun
 from trunkline.telemetry.outcome import Outcome
 
+SESSION_MEMBER = "session_id"
+"""Of a body; what it says is in RunRequest."""
+
 
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What is needed to run again: the client's body and what surrounds it. `backend` was the first choice."""
@@ -53,7 +56,9 @@ async def rebuilt(chaining: Chaining, codec: ResponsesSurface, stored: StoredRun
     Raises RequestError for what cannot be answered any more, whatever a decoder raises for what cannot be read.
     """
     asked = _REQUEST.decode(stored.request)
-    request = msgspec.structs.replace(codec.decode_request(asked.body), model=asked.model)
+    request = codec.decode_request(asked.body)
+    extra = {name: value for name, value in request.extra.items() if name != SESSION_MEMBER}
+    request = msgspec.structs.replace(request, model=asked.model, extra=extra)
     tenant, name = stored.tenant, None if alone else request.conversation
     with contextlib.ExitStack() if name is None else await chaining.turns.take(tenant, name, briefly=True) as turn:
         again = partial(chaining.again, whole=not asked.session_named)

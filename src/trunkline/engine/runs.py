@@ -244,6 +244,10 @@ class Runs:
         run = self._alive.get((tenant, run_id))
         return run is not None and run.stopped is not None and not run.over.is_set()
 
+    def alive(self, tenant: str) -> list[str]:
+        """The ids of a tenant's runs that have not ended."""
+        return [run_id for owner, run_id in self._alive if owner == tenant]
+
     def newest(self, tenant: str, run_id: str) -> Iterator[LoggedEvent]:
         """The last events of a run that is alive, the last first."""
         run = self._alive.get((tenant, run_id))

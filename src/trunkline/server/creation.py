@@ -1,8 +1,10 @@
 """From a client's request for a response to a call with its history: the same over HTTP and over a WebSocket."""
 
+import asyncio
 import contextlib
 
 import msgspec
+from starlette.types import Receive
 
 from trunkline.dialects.openai_responses import ResponsesSurface
 from trunkline.dialects.openai_responses.write_items import check_calls
@@ -13,6 +15,7 @@ from trunkline.model.errors import ModelNotFound, NotFound, RequestError
 from trunkline.model.ids import new_id
 from trunkline.model.request import Request
 from trunkline.server.answering import Record
+from trunkline.server.disconnect import DisconnectWatch
 from trunkline.server.exchange import Exchange
 from trunkline.server.runtime import ResponseState, Runtime
 from trunkline.server.session import NO_SESSION, Session, announce, derived_id
@@ -31,6 +34,21 @@ class Creation:
         if request.conversation is None or request.store is False:
             return contextlib.ExitStack()
         return await self._state.chaining.turns.take(tenant, request.conversation, briefly=request.background)
+
+    async def turn_or_leave(
+        self, request: Request, exchange: Exchange, receive: Receive
+    ) -> contextlib.ExitStack | None:
+        """The same for an HTTP request; None for a client that has left while it waited."""
+        if request.conversation is None:
+            return contextlib.ExitStack()
+        async with DisconnectWatch(receive) as watch:
+            try:
+                return await self.turn(request, exchange.tenant)
+            except asyncio.CancelledError:
+                if not watch.caught():
+                    raise
+                exchange.outcome.error_code = "client_disconnected"
+                return None
 
     async def prepare(
         self,

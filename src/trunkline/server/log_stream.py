@@ -10,10 +10,24 @@ from collections.abc import AsyncIterator
 from starlette.types import Receive, Send
 
 from trunkline.dialects.codec import EVENT_STREAM
+from trunkline.model.errors import InvalidParameter
 from trunkline.server.disconnect import DisconnectWatch
-from trunkline.server.exchange import Exchange
+from trunkline.server.exchange import Exchange, header_text
 from trunkline.server.runtime import Runtime
 from trunkline.server.streaming import ClientStream
+
+_DIGITS = 18
+"""Of a sequence number at most; a last event id that is longer is none of ours."""
+
+
+def last_event_id(given: bytes) -> int:
+    """The sequence number in a `Last-Event-ID`. Raises InvalidParameter."""
+    if given.isdigit() and len(given) <= _DIGITS:
+        return int(given)
+    shown = header_text(given.decode("latin-1")).decode()
+    raise InvalidParameter(
+        f"Invalid 'Last-Event-ID': expected the sequence number of an event, got '{shown}'.", param="Last-Event-ID"
+    )
 
 
 async def stream_log(

@@ -5,7 +5,7 @@ So it needs nothing kept of its own, and what it says of a run is the same befor
 """
 
 from trunkline.dialects.runs.create import read_choice, read_create
-from trunkline.dialects.runs.events import RunEvents
+from trunkline.dialects.runs.events import RunEvents, end_of, name_of
 from trunkline.dialects.runs.names import response_id_of, run_id_of
 from trunkline.dialects.runs.objects import RunObjects, RunReport
 
@@ -13,6 +13,8 @@ __all__ = [
     "RunEvents",
     "RunObjects",
     "RunReport",
+    "end_of",
+    "name_of",
     "read_choice",
     "read_create",
     "response_id_of",

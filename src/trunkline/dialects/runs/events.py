@@ -1,8 +1,8 @@
 """From the log of a response to the events of its run.
 
 Each event of the log makes one event of the run or none, and needs no other to be read. So a reader may begin anywhere, `seq` is
-the number in the log (it grows, with gaps), and what was written once serves every reader. A run that is answered again after its server
-was lost says `run.restarted`: what came before is not part of the answer.
+the number in the log (it grows, with gaps), and what was written once serves every reader. A run that is answered again after its
+server was lost says `run.restarted`: what came before is not part of the answer.
 
     message.delta  reasoning.available  tool.started  tool.completed  approval.request  approval.responded  run.restarted
     then one of    run.completed  run.failed  run.cancelled

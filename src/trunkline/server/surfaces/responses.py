@@ -1,20 +1,15 @@
 """POST /v1/responses: a turn answered at once, streamed or whole, or taken on as background work."""
 
-import asyncio
-import contextlib
-
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from trunkline.dialects.openai_responses import ResponsesSurface
 from trunkline.model.errors import InvalidParameter
-from trunkline.model.request import Request
 from trunkline.server.answering import Answerer
 from trunkline.server.body import read_body
 from trunkline.server.cache_header import cache_choice_of
 from trunkline.server.creation import Creation
-from trunkline.server.disconnect import DisconnectWatch
-from trunkline.server.exchange import Exchange, exchange_of
+from trunkline.server.exchange import exchange_of
 from trunkline.server.json_response import send_json
 from trunkline.server.log_stream import stream_log
 from trunkline.server.own_member import without_own_member
@@ -45,7 +40,7 @@ class CreateResponse:
         session, request = session_of(scope, request, runtime)
         asked = cache_choice_of(scope)
         cache = cached if asked is None else asked
-        turn = await self._turn(request, exchange, receive)
+        turn = await self._creation.turn_or_leave(request, exchange, receive)
         if turn is None:
             return
         with turn:
@@ -62,19 +57,10 @@ class CreateResponse:
         else:
             await send_json(snapshot, send)
 
-    async def _turn(self, request: Request, exchange: Exchange, receive: Receive) -> contextlib.ExitStack | None:
-        """Its turn in its conversation; None for a client that has left while it waited."""
-        if request.conversation is None:
-            return contextlib.ExitStack()
-        async with DisconnectWatch(receive) as watch:
-            try:
-                return await self._creation.turn(request, exchange.tenant)
-            except asyncio.CancelledError:
-                if not watch.caught():
-                    raise
-                exchange.outcome.error_code = "client_disconnected"
-                return None
-
 
 def routes(runtime: Runtime, codec: ResponsesSurface, state: ResponseState) -> list[BaseRoute]:
-    return [Route("/v1/responses", CreateResponse(runtime, codec, state), methods=["POST"])]
+    create = CreateResponse(runtime, codec, state)
+    return [
+        Route("/v1/responses", create, methods=["POST"]),
+        Route("/v1/sessions/{session_id}/responses", create, methods=["POST"]),
+    ]

@@ -4,17 +4,16 @@ import msgspec
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from trunkline.dialects.runs import response_id_of
 from trunkline.model.errors import InvalidParameter, NotFound, RequestError
 from trunkline.ports.stores import Store, StoredResponse
-from trunkline.server.exchange import exchange_of, header, header_text
+from trunkline.server.exchange import exchange_of, header
 from trunkline.server.json_response import send_json
 from trunkline.server.listing import Entry, listing, paged
-from trunkline.server.log_stream import stream_log
+from trunkline.server.log_stream import last_event_id, stream_log
 from trunkline.server.query import flag_of, integer_of, page_of, query_of
 from trunkline.server.runtime import ResponseState, Runtime
 
-_DIGITS = 18
-"""Of a sequence number at most; a last event id that is longer is none of ours."""
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -33,7 +32,7 @@ class RetrieveResponse:
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        tenant, response_id = exchange_of(scope).tenant, scope["path_params"]["id"]
+        tenant, response_id = exchange_of(scope).tenant, response_id_of(scope["path_params"]["id"])
         if scope["method"] == "DELETE":
             await self._state.runs.cancel(tenant, response_id)
             if not await self._state.store.delete_response(tenant, response_id):
@@ -46,6 +45,11 @@ class RetrieveResponse:
         streamed = flag_of(query, "stream")
         after = _resume_after(response, query, last_id, streamed=streamed)
         if streamed:
+            if await self._state.store.load_run(tenant, response_id) is None:
+                raise NotFound(
+                    f"The events of response '{response_id}' are not kept any more; retrieve it without 'stream'.",
+                    code="events_not_found",
+                )
             frames = self._state.runs.frames(tenant, response_id, after=after)
             await stream_log(frames, self._runtime, exchange_of(scope), receive, send)
         else:
@@ -65,12 +69,7 @@ def _resume_after(response: StoredResponse, query: dict[str, str], last_id: byte
     if named and not streamed:
         raise InvalidParameter(f"'{named}' needs 'stream=true': it says where a stream goes on.", param=named)
     if named == "Last-Event-ID" and last_id:
-        if not (last_id.isdigit() and len(last_id) <= _DIGITS):
-            shown = header_text(last_id.decode("latin-1")).decode()
-            raise InvalidParameter(
-                f"Invalid 'Last-Event-ID': expected the sequence number of an event, got '{shown}'.", param=named
-            )
-        return int(last_id)
+        return last_event_id(last_id)
     return integer_of(query, "starting_after", -1, low=-1)
 
 
@@ -81,7 +80,7 @@ class CancelResponse:
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        tenant, response_id = exchange_of(scope).tenant, scope["path_params"]["id"]
+        tenant, response_id = exchange_of(scope).tenant, response_id_of(scope["path_params"]["id"])
         response = await load(self._state.store, tenant, response_id)
         if not response.background:
             raise RequestError(
@@ -100,7 +99,7 @@ class ListInputItems:
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await load(self._state.store, exchange_of(scope).tenant, scope["path_params"]["id"])
+        response = await load(self._state.store, exchange_of(scope).tenant, response_id_of(scope["path_params"]["id"]))
         page = page_of(scope)
         entries = [Entry(_ITEM_ID.decode(item).id, bytes(item)) for item in _ITEMS.decode(response.input)]
         await send_json(listing(paged(entries, page), limit=page.limit), send)

@@ -19,6 +19,7 @@ def build(
     base_dir: Path,
     clock: Clock,
     keyed: IdempotencySettings | None = None,
+    max_run_age_s: float | None = None,
     lock_wait_s: float = 5.0,
 ) -> SqliteStore:
     """The store for these settings, not yet started. A relative file is relative to `base_dir`. Raises ConfigError."""
@@ -33,6 +34,7 @@ def build(
         max_sessions=settings.max_sessions,
         max_age_s=settings.max_age_s,
         keyed=keyed or IdempotencySettings(),
+        max_run_age_s=max_run_age_s,
         lock_wait_s=lock_wait_s,
     )
 

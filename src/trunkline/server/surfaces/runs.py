@@ -1,0 +1,272 @@
+"""/v1/runs: background work as a run. Created, listed, followed, stopped, and asked what it may do.
+
+A run is its response (`dialects/runs`): one row, one log, one executor, two names. A response that was created in the background is
+a run, too. A question is answered here for every surface: `{id}` may also be that of a response or a chat completion that is being
+streamed.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from trunkline.config.profiles import Profile
+from trunkline.dialects.openai_responses import ResponsesSurface
+from trunkline.dialects.runs import (
+    RunEvents,
+    RunObjects,
+    RunReport,
+    end_of,
+    name_of,
+    read_choice,
+    read_create,
+    response_id_of,
+    run_id_of,
+)
+from trunkline.dialects.runs.create import HISTORY, Create
+from trunkline.dialects.runs.objects import Question
+from trunkline.model.errors import Conflict, InvalidParameter, NotFound, RequestError
+from trunkline.model.request import Request
+from trunkline.ports.stores import Page, RunStatus, StoredRun
+from trunkline.server.body import read_body
+from trunkline.server.creation import Creation
+from trunkline.server.exchange import exchange_of, header
+from trunkline.server.json_response import send_json
+from trunkline.server.listing import Entry, listing, one_more
+from trunkline.server.log_stream import last_event_id, stream_log
+from trunkline.server.methods import resource
+from trunkline.server.query import integer_of, page_of, query_of
+from trunkline.server.runtime import ResponseState, Runtime
+from trunkline.server.session import checked_id, session_of
+
+LIVE: tuple[RunStatus, ...] = ("queued", "in_progress")
+STORED: tuple[RunStatus, ...] = (*LIVE, "completed", "failed", "cancelled", "incomplete")
+WAITING, STOPPING = "requires_action", "stopping"
+
+
+class RunViews:
+    """Runs as this server's clients see them."""
+
+    def __init__(self, runtime: Runtime, state: ResponseState) -> None:
+        profile = runtime.profile
+        self._runtime = runtime
+        self._state = state
+        self.events = RunEvents(json_spacing=profile.json_spacing)
+        self.objects = RunObjects(
+            name=profile.run_object,
+            statuses=profile.run_statuses,
+            accepted=profile.run_accepted,
+            json_spacing=profile.json_spacing,
+        )
+        self._meant = _meant(profile)
+
+    async def load(self, tenant: str, given: str) -> StoredRun:
+        """Raises NotFound."""
+        run = await self._state.store.load_run(tenant, response_id_of(given))
+        if run is None:
+            raise not_found(given)
+        return run
+
+    def report(self, run: StoredRun) -> RunReport:
+        """What is known of it now: while it lives, the store knows less than this process."""
+        tenant, status, last = run.tenant, str(run.status), None
+        questions: Sequence[Question] = ()
+        if run.status in LIVE:
+            asked = self._runtime.approvals.pending(tenant, run.id)
+            questions = [Question(one.call_id, one.tool, one.text, one.choices) for one in asked]
+            status = WAITING if questions else status
+            if self._state.runs.stopping(tenant, run.id):
+                status = STOPPING
+            names = (name_of(event) for event in self._state.runs.newest(tenant, run.id))
+            last = next((name for name in names if name is not None), None)
+        else:
+            last = end_of(run.status)
+        return RunReport(
+            response_id=run.id,
+            status=status,
+            model=run.model,
+            session_id=run.session_id,
+            created_at=run.created_at,
+            updated_at=run.updated_at,
+            last_event=last,
+            questions=questions,
+        )
+
+    async def list(self, tenant: str, page: Page, *, status: str | None, session_id: str | None) -> Sequence[StoredRun]:
+        """Raises InvalidParameter for a status that is none."""
+        statuses: Sequence[RunStatus] | None = None
+        ids: Sequence[str] | None = None
+        if status is not None:
+            meant = self._meant.get(status)
+            if meant is None:
+                raise InvalidParameter(
+                    f"Invalid value: '{status[:100]}'. Supported values are: {', '.join(map(repr, self._meant))}.",
+                    param="status",
+                )
+            statuses = [one for one in STORED if one in meant]
+            alive = self._state.runs.alive(tenant)
+            if meant == {WAITING}:
+                statuses, ids = None, [one for one in alive if self._runtime.approvals.pending(tenant, one)]
+            elif meant == {STOPPING}:
+                statuses, ids = None, [one for one in alive if self._state.runs.stopping(tenant, one)]
+        return await self._state.store.list_runs(tenant, page, statuses=statuses, session_id=session_id, ids=ids)
+
+
+class CreateRun:
+    """POST /v1/runs."""
+
+    def __init__(self, runtime: Runtime, codec: ResponsesSurface, state: ResponseState, views: RunViews) -> None:
+        self._runtime = runtime
+        self._codec = codec
+        self._runs = state.runs
+        self._creation = Creation(runtime, codec, state)
+        self._views = views
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        runtime, exchange = self._runtime, exchange_of(scope)
+        create = read_create(await read_body(scope, receive, limit_bytes=runtime.settings.max_body_bytes))
+        session, request = session_of(scope, self._request(create), runtime)
+        turn = await self._creation.turn_or_leave(request, exchange, receive)
+        if turn is None:
+            return
+        with turn:
+            call, chained = await self._creation.prepare(request, exchange, body=create.body, session=session)
+            exchange.outcome.model = call.request.model
+            await self._runs.submit(call, chained, body=create.body, turn=turn)
+        report = RunReport(
+            response_id=call.turn_id,
+            status="queued",
+            model=call.request.model or "",
+            session_id=call.session_id,
+            created_at=call.created_at,
+            updated_at=call.created_at,
+            last_event=None,
+        )
+        await send_json(self._views.objects.accepted(report), send, status=202)
+
+    def _request(self, create: Create) -> Request:
+        """Mistakes are named by the member they are in: first the body's own, then the history's."""
+        if create.own is None:
+            return self._codec.decode_request(create.body)
+        self._codec.decode_request(create.own)
+        try:
+            return self._codec.decode_request(create.body)
+        except RequestError as error:
+            message, param = (text and text.replace("input[", f"{HISTORY}[") for text in (error.message, error.param))
+            raise InvalidParameter(message or "", code=error.code, param=param) from None
+
+
+class ListRuns:
+    """GET /v1/runs: `status` and `session_id` choose among them."""
+
+    def __init__(self, views: RunViews) -> None:
+        self._views = views
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        query, page = query_of(scope), page_of(scope)
+        if page.after is not None:
+            page = Page(limit=page.limit, order=page.order, after=response_id_of(page.after))
+        session_id = query.get("session_id")
+        if session_id is not None:
+            session_id = checked_id(session_id, param="session_id")
+        found = await self._views.list(
+            exchange_of(scope).tenant, one_more(page), status=query.get("status"), session_id=session_id
+        )
+        entries = [Entry(run_id_of(run.id), self._views.objects.brief(self._views.report(run))) for run in found]
+        await send_json(listing(entries, limit=page.limit), send)
+
+
+class RetrieveRun:
+    """GET /v1/runs/{id}."""
+
+    def __init__(self, state: ResponseState, views: RunViews) -> None:
+        self._store = state.store
+        self._views = views
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        tenant, given = exchange_of(scope).tenant, scope["path_params"]["id"]
+        run = await self._views.load(tenant, given)
+        response = await self._store.load_response(tenant, run.id)
+        if response is None:  # deleted meanwhile
+            raise not_found(given)
+        await send_json(self._views.objects.whole(self._views.report(run), response.object), send)
+
+
+class FollowRun:
+    """GET /v1/runs/{id}/events: `after` counts before `Last-Event-ID`."""
+
+    def __init__(self, runtime: Runtime, state: ResponseState, views: RunViews) -> None:
+        self._runtime = runtime
+        self._runs = state.runs
+        self._views = views
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange, query = exchange_of(scope), query_of(scope)
+        given = header(scope, b"last-event-id")
+        if "after" in query or not given:
+            after = integer_of(query, "after", -1, low=-1)
+        else:
+            after = last_event_id(given)
+        run = await self._views.load(exchange.tenant, scope["path_params"]["id"])
+        frames = self._runs.frames(exchange.tenant, run.id, after=after, frame=self._views.events.frame)
+        await stream_log(frames, self._runtime, exchange, receive, send)
+
+
+class StopRun:
+    """POST /v1/runs/{id}/stop: its end follows; a run that has ended stays as it is."""
+
+    def __init__(self, state: ResponseState, views: RunViews) -> None:
+        self._runs = state.runs
+        self._views = views
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        run = await self._views.load(exchange_of(scope).tenant, scope["path_params"]["id"])
+        self._runs.stop(run.tenant, run.id)
+        await send_json(self._views.objects.brief(self._views.report(run)), send)
+
+
+class Approve:
+    """POST /v1/runs/{id}/approval: answers the oldest open question, the one of `call_id`, or `all`."""
+
+    def __init__(self, runtime: Runtime, state: ResponseState, views: RunViews) -> None:
+        self._runtime = runtime
+        self._store = state.store
+        self._views = views
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        tenant, given = exchange_of(scope).tenant, scope["path_params"]["id"]
+        choice = read_choice(await read_body(scope, receive, limit_bytes=self._runtime.settings.max_body_bytes))
+        turn_id = response_id_of(given)
+        try:
+            answered = self._runtime.approvals.resolve(
+                tenant, turn_id, choice.choice, call_id=choice.call_id, all=choice.all
+            )
+        except Conflict as error:
+            if error.code == "approval_not_active" and await self._store.load_response(tenant, turn_id) is None:
+                raise not_found(given) from None
+            raise
+        settled = [question.call_id for question in answered]
+        await send_json(self._views.objects.resolved(turn_id, choice.choice, settled), send)
+
+
+def _meant(profile: Profile) -> Mapping[str, set[str]]:
+    """The statuses that each word of the profile stands for."""
+    meant: dict[str, set[str]] = {}
+    for status in (*STORED, WAITING, STOPPING):
+        meant.setdefault(profile.run_statuses.get(status, status), set()).add(status)
+    return meant
+
+
+def not_found(given: str) -> NotFound:
+    return NotFound(f"Run with id '{given[:200]}' not found.", code="run_not_found")
+
+
+def routes(runtime: Runtime, codec: ResponsesSurface, state: ResponseState) -> list[BaseRoute]:
+    views = RunViews(runtime, state)
+    return [
+        resource("/v1/runs", {"POST": CreateRun(runtime, codec, state, views), "GET": ListRuns(views)}),
+        Route("/v1/runs/{id}", RetrieveRun(state, views), methods=["GET"]),
+        Route("/v1/runs/{id}/events", FollowRun(runtime, state, views), methods=["GET"]),
+        Route("/v1/runs/{id}/stop", StopRun(state, views), methods=["POST"]),
+        Route("/v1/runs/{id}/approval", Approve(runtime, state, views), methods=["POST"]),
+    ]
