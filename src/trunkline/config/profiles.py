@@ -58,6 +58,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         ignores_tools: Tools that a client declares to an agent that has no use for them are ignored, and named in
             `x-trunkline-ignored`; otherwise they are refused.
         inherits_instructions: A response without `instructions` has those of the response it continues.
+        reused_key: What becomes of an `Idempotency-Key` that comes with another request: `refuse` is 409, `replace` answers it and
+            forgets the request before.
         max_messages: With `truncation: "auto"` the conversation is also cut to this many messages; absent: only to the context.
         defaults: Settings whose default differs under this profile.
         min_key_characters: Shortest API key with which the server listens on more than loopback.
@@ -103,6 +105,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     capabilities_object: str = "trunkline.capabilities"
     ignores_tools: bool = False
     inherits_instructions: bool = False
+    reused_key: Literal["refuse", "replace"] = "refuse"
     max_messages: int | None = None
     defaults: Mapping[str, int] = {}
     min_key_characters: int = 1
@@ -157,8 +160,16 @@ PROFILES = MappingProxyType(
             capabilities_object="hermes.api_server.capabilities",
             ignores_tools=True,
             inherits_instructions=True,
+            reused_key="replace",
             max_messages=100,
-            defaults={"server.port": 8642, "store.max_responses": 100, "runs.max_runs": 10, "runs.keep_s": 3600},
+            defaults={
+                "server.port": 8642,
+                "store.max_responses": 100,
+                "runs.max_runs": 10,
+                "runs.keep_s": 3600,
+                "idempotency.ttl_s": 300,
+                "idempotency.max_answers": 1000,
+            },
             min_key_characters=16,
             unknown_reference_status=404,
         ),

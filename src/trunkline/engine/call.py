@@ -9,6 +9,13 @@ from trunkline.model.request import Request
 from trunkline.telemetry.outcome import Outcome
 
 
+class IdempotencyKey(msgspec.Struct, frozen=True):
+    """A client's name for one request, and what it stands for, as a digest."""
+
+    key: str
+    fingerprint: bytes
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """A decoded request with its own bytes, its identity and where its fate is noted. `created_at` in unix seconds.
 
@@ -17,7 +24,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     queue of any length. `session_id`: the conversation it belongs to; `session_named`: its client named it, and wants what is kept
     under that name. `cache`: whether a kept answer will do and this one may be kept; None: as its model says. `admitted` is
     awaited once a backend has a slot for it, and before anything is asked of that backend; a fallback may have it awaited again.
-    `shows_approvals`: whether the surface's streams can show an agent's questions.
+    `idempotency_key`: what a run is found by again. `shows_approvals`: whether the surface's streams can show an agent's questions.
     """
 
     request: Request
@@ -36,6 +43,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     patient: bool = False
     cache: bool | None = None
     admitted: Callable[[], Awaitable[None]] | None = None
+    idempotency_key: IdempotencyKey | None = None
     shows_approvals: bool = True
 
     @property

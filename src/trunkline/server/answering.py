@@ -31,6 +31,7 @@ logger = logging.getLogger("trunkline.server")
 
 Record = Callable[[bytes], Awaitable[None]]
 """Keeps the final object of a response. Raises StoreError; then the client must not be told that all is well."""
+Ask = Callable[[Call], Awaitable[Answer]]
 
 
 class Answerer:
@@ -54,27 +55,35 @@ class Answerer:
         self._early_status = early_status
 
     async def respond(
-        self, call: Call, exchange: Exchange, receive: Receive, send: Send, *, record: Record | None = None
+        self,
+        call: Call,
+        exchange: Exchange,
+        receive: Receive,
+        send: Send,
+        *,
+        record: Record | None = None,
+        ask: Ask | None = None,
     ) -> None:
-        """Sends the whole response. Typed errors before the head are rendered here too."""
+        """Sends the whole response. Typed errors before the head are rendered here too. `ask` gives the answer where the gateway is
+        not to be asked."""
         exchange.outcome.model = call.request.model
         exchange.outcome.stream = call.request.stream
         with DisconnectWatch(receive, grace_s=lambda: call.outcome.grace_s, timers=self._watches) as watch:
             try:
                 if call.request.stream:
-                    await self._stream(call, exchange, watch, send, record)
+                    await self._stream(call, exchange, watch, send, record, ask or self._gateway.answer)
                 else:
-                    await self._whole(call, exchange, watch, send, record)
+                    await self._whole(call, exchange, watch, send, record, ask or self._gateway.answer)
             except asyncio.CancelledError:
                 if not watch.caught():
                     raise
                 exchange.outcome.error_code = "client_disconnected"
 
     async def _whole(
-        self, call: Call, exchange: Exchange, watch: DisconnectWatch, send: Send, record: Record | None
+        self, call: Call, exchange: Exchange, watch: DisconnectWatch, send: Send, record: Record | None, ask: Ask
     ) -> None:
         try:
-            answer = await self._gateway.answer(call)
+            answer = await ask(call)
             try:
                 body = await (
                     self._relay_whole(answer) if answer.relayed else self._fold(answer, call, exchange, watch, record)
@@ -133,7 +142,7 @@ class Answerer:
             exchange.headers.append((header, b"true" if state.get(name) is True else b"false"))
 
     async def _stream(
-        self, call: Call, exchange: Exchange, watch: DisconnectWatch, send: Send, record: Record | None
+        self, call: Call, exchange: Exchange, watch: DisconnectWatch, send: Send, record: Record | None, ask: Ask
     ) -> None:
         encoder = self._codec.encoder(call.request)
         stream = ClientStream(
@@ -153,7 +162,7 @@ class Answerer:
             if self._early_status:
                 await self._gateway.check(call)
                 await stream.send_head()
-            answer = await self._gateway.answer(call)
+            answer = await ask(call)
             if answer.relayed:
                 await self._relay_stream(answer, stream, encoder, watch)
             else:

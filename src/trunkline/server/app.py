@@ -85,7 +85,7 @@ class Application:
     @property
     def busy(self) -> bool:
         """Whether work goes on that no connection waits for."""
-        return self._runs.busy
+        return self._runs.busy or self.runtime.idempotency.busy
 
     def drain(self) -> None:
         """The server has been told to leave: it is no longer ready, what is in flight goes on."""
@@ -96,6 +96,7 @@ class Application:
     def abort(self) -> None:
         """The time to finish is over: every answer in flight ends now, with an error."""
         self.runtime.state.abort()
+        self.runtime.idempotency.abort()
         self._runs.abort()
 
     def check(self) -> None:
@@ -121,6 +122,7 @@ class Application:
                 stack.push_async_callback(backend.close)
                 await backend.start()
             stack.push_async_callback(self._catalog.close)
+            stack.push_async_callback(self.runtime.idempotency.close)
             stack.push_async_callback(self._runs.close)
             await self._runs.start()
             yield

@@ -12,6 +12,7 @@ from trunkline.engine.approvals import ApprovalRegistry
 from trunkline.engine.cache import AnswerCache
 from trunkline.engine.chaining import Chaining
 from trunkline.engine.gateway import Gateway
+from trunkline.engine.idempotency import Idempotency
 from trunkline.engine.runs import Runs
 from trunkline.engine.sessions import Sessions
 from trunkline.ports.runtime import Clock, Entropy
@@ -67,6 +68,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     cache: AnswerCache
     approvals: ApprovalRegistry
     sessions: Sessions
+    idempotency: Idempotency
 
 
 class ResponseState(msgspec.Struct, frozen=True):
