@@ -4,9 +4,10 @@ The graph's state has `messages`, as with `create_agent` and `MessagesState`. Te
 runs come from the updates of its state, usage is the sum over its model calls.
 
 A graph without a checkpointer gets the conversation as the turn has it. One with a checkpointer remembers, so it gets only
-what is new, in a thread for each tenant and session. A session that no client named has an id derived from the conversation's
-beginning, which two strangers may share: such a turn gets a thread of its own, and the whole conversation. A graph that
-interrupts itself asks the client in words, and goes on with what the session says next.
+what is new, in a thread for each tenant and session; where the client went back and said something else, the thread starts over
+with what the turn has. A session that no client named has an id derived from the conversation's
+beginning, which two strangers may share: its turns are run without the checkpointer, with the whole conversation. A graph
+that interrupts itself asks the client in words, and goes on with what the session says next.
 """
 
 import re
@@ -14,9 +15,18 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 
 import msgspec
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    HumanMessage,
+    RemoveMessage,
+    ToolMessage,
+    convert_to_messages,
+)
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langgraph.errors import GraphRecursionError
+from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, Interrupt
 
@@ -52,17 +62,21 @@ def as_agent(
         context: makes the runtime context that the graph's nodes see, where it has a `context_schema`.
     """
 
+    forgetful = graph.copy({"checkpointer": None})
+
     async def agent(turn: Turn) -> AsyncIterator[Output]:
+        named = turn.session_id is not None and not _DERIVED.fullmatch(turn.session_id)
         config = {
             "configurable": {
-                "thread_id": _thread(turn),
+                **({"thread_id": f"{turn.tenant}:{turn.session_id}"} if named else {}),
                 "session_id": turn.session_id,
                 "memory_key": turn.memory_key,
             }
         }
         answer = _Answer()
-        steps = graph.astream(
-            await _input(graph, turn, config),
+        running = graph if named else forgetful
+        steps = running.astream(
+            await _input(running, turn, config),
             config,
             context=None if context is None else context(turn),
             stream_mode=["messages", "updates"],
@@ -89,10 +103,14 @@ class _Answer:
         self._begun: set[str] = set()
         self._ended: set[str] = set()
         self._asked: set[str] = set()
+        self._unnamed: list[str] = []  # texts of messages that had no id when they were said
 
     def message(self, message: BaseMessage) -> Iterator[Output]:
         """A piece of a model's message, or a whole one that no model streamed."""
         if not isinstance(message, AIMessage):  # what tools and users say comes with the updates, or came from the turn
+            return
+        if message.text in self._unnamed and not isinstance(message, AIMessageChunk):
+            self._unnamed.remove(message.text)
             return
         for block in message.content_blocks:
             match block:
@@ -112,7 +130,11 @@ class _Answer:
                 yield from self._questions(update)
                 continue
             for message in _messages(update):
-                if isinstance(message, AIMessage):
+                if not isinstance(message, BaseMessage):  # as a tuple or a mapping, which is not streamed as a message
+                    (written,) = convert_to_messages([message])
+                    yield from self.message(written)
+                    self._unnamed.append(written.text)
+                elif isinstance(message, AIMessage):
                     yield from self._calls(message)
                 elif isinstance(message, ToolMessage) and message.tool_call_id in self._begun - self._ended:
                     self._ended.add(message.tool_call_id)
@@ -132,15 +154,14 @@ class _Answer:
                 yield value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode()
 
 
-def _messages(update: object) -> list[BaseMessage]:
+def _messages(update: object) -> list[object]:
     """The messages in what a node wrote: a state, a Command with one, or a list of either."""
     if isinstance(update, Command):
         update = update.update
-    if isinstance(update, Sequence) and not isinstance(update, str):
+    if isinstance(update, list):
         return [message for part in update for message in _messages(part)]
-    written = update.get("messages", ()) if isinstance(update, Mapping) else update
-    found = written if isinstance(written, Sequence) and not isinstance(written, str) else [written]
-    return [message for message in found if isinstance(message, BaseMessage)]
+    written = update.get("messages") if isinstance(update, Mapping) else None
+    return written if isinstance(written, list) else [] if written is None else [written]
 
 
 def _usage(counted: UsageMetadata) -> Usage:
@@ -154,12 +175,6 @@ def _usage(counted: UsageMetadata) -> Usage:
     )
 
 
-def _thread(turn: Turn) -> str:
-    if turn.session_id is None or _DERIVED.fullmatch(turn.session_id):
-        return turn.request_id
-    return f"{turn.tenant}:{turn.session_id}"
-
-
 async def _input(graph: CompiledStateGraph, turn: Turn, config: Mapping[str, object]) -> object:
     """What the graph starts with: the conversation, what is new of it, or the answer to what it asked."""
     instructions = (
@@ -170,9 +185,11 @@ async def _input(graph: CompiledStateGraph, turn: Turn, config: Mapping[str, obj
     state = await graph.aget_state(config)
     if state.interrupts:
         return Command(resume=turn.input)
-    if not state.values.get("messages"):
-        return {"messages": [*instructions, *_conversation(turn)]}
-    return {"messages": [*instructions, _asked(turn)]}
+    kept = [message.text for message in state.values.get("messages", ()) if isinstance(message, HumanMessage)]
+    before = [message["content"] for message in turn.history if message["role"] == "user"]
+    if kept and (not before or kept[-1] == before[-1]):
+        return {"messages": [*instructions, _asked(turn)]}
+    return {"messages": [RemoveMessage(REMOVE_ALL_MESSAGES), *instructions, *_conversation(turn)]}
 
 
 def _conversation(turn: Turn) -> list[object]:

@@ -15,6 +15,7 @@ from pydantic_ai import (
     DeferredToolRequests,
     DeferredToolResults,
     DocumentUrl,
+    FinalResultEvent,
     FunctionToolCallEvent,
     FunctionToolResultEvent,
     ImageUrl,
@@ -32,6 +33,7 @@ from pydantic_ai import (
     ToolCallPart,
     ToolReturnPart,
     UsageLimitExceeded,
+    UsageLimits,
     UserContent,
     UserPromptPart,
 )
@@ -58,12 +60,16 @@ __all__ = ["as_agent"]
 
 
 def as_agent(
-    framework_agent: AbstractAgent, *, deps: Callable[[Turn], object] | None = None
+    framework_agent: AbstractAgent,
+    *,
+    deps: Callable[[Turn], object] | None = None,
+    usage_limits: UsageLimits | None = None,
 ) -> Callable[[Turn], AsyncIterator[Output]]:
     """The agent that runs this one.
 
     Args:
         deps: makes the dependencies of one run, where the agent has some.
+        usage_limits: what one run may use; by default 50 requests to its model.
     """
 
     async def agent(turn: Turn) -> AsyncIterator[Output]:
@@ -74,6 +80,7 @@ def as_agent(
             }
             return requests.build_results(approvals={call_id: choice != "deny" for call_id, choice in chosen.items()})
 
+        answer = _Answer()
         prompt, past = _conversation(turn)
         run = framework_agent.run_stream_events(
             prompt,
@@ -81,12 +88,13 @@ def as_agent(
             instructions=turn.instructions or None,
             conversation_id=turn.session_id,
             deps=None if deps is None else deps(turn),
+            usage_limits=usage_limits,
             capabilities=[HandleDeferredToolCalls(approve)],
         )
         try:
             async with run as events:
                 async for event in events:
-                    for output in _outputs(event):
+                    for output in answer.event(event):
                         yield output
         except UsageLimitExceeded as error:
             raise AgentIncomplete(str(error)) from error
@@ -94,31 +102,41 @@ def as_agent(
     return agent
 
 
-def _outputs(event: AgentStreamEvent | AgentRunResultEvent) -> Iterator[Output]:
-    match event:
-        case PartStartEvent(part=TextPart(content=text)) | PartDeltaEvent(delta=TextPartDelta(content_delta=text)):
-            yield text
-        case (
-            PartStartEvent(part=ThinkingPart(content=text))
-            | PartDeltaEvent(delta=ThinkingPartDelta(content_delta=text))
-        ):
-            if text:  # a signature alone is for the model
-                yield Reasoning(text)
-        case FunctionToolCallEvent(part=call):
-            yield ToolStarted(call.tool_call_id, call.tool_name, call.args_as_json_str())
-        case FunctionToolResultEvent(part=result):
-            failed = result.outcome != "success"
-            yield ToolFinished(result.tool_call_id, result.model_response_str(), failed=failed)
-        case AgentRunResultEvent(result=result):
-            if not isinstance(result.output, str):
-                yield _json(result.output)
-            yield _usage(result.usage)
-        case _:  # what the model is sent, and what it is still making up
-            pass
+class _Answer:
+    """From the framework's events to what an agent yields."""
+
+    def __init__(self) -> None:
+        self._streamed = False  # whether the output is among the text that was said
+
+    def event(self, event: AgentStreamEvent | AgentRunResultEvent) -> Iterator[Output]:
+        match event:
+            case PartStartEvent(part=TextPart(content=text)) | PartDeltaEvent(delta=TextPartDelta(content_delta=text)):
+                yield text
+            case (
+                PartStartEvent(part=ThinkingPart(content=text))
+                | PartDeltaEvent(delta=ThinkingPartDelta(content_delta=text))
+            ):
+                if text:  # a signature alone is for the model
+                    yield Reasoning(text)
+            case FunctionToolCallEvent(part=call):
+                yield ToolStarted(call.tool_call_id, call.tool_name, call.args_as_json_str())
+            case FunctionToolResultEvent(part=result):
+                failed = result.outcome != "success"
+                yield ToolFinished(result.tool_call_id, result.model_response_str(), failed=failed)
+            case FinalResultEvent(tool_name=tool_name):
+                self._streamed = tool_name is None
+            case AgentRunResultEvent(result=result):
+                if not self._streamed:
+                    yield _text(result.output)
+                yield _usage(result.usage)
+            case _:  # what the model is sent, and what it is still making up
+                pass
 
 
-def _json(output: object) -> str:
-    """An output that is no text. Models of pydantic write themselves."""
+def _text(output: object) -> str:
+    """A text as it is, anything else as JSON. Models of pydantic write themselves."""
+    if isinstance(output, str):
+        return output
     write: Callable[[], str] | None = getattr(output, "model_dump_json", None)
     return write() if write is not None else msgspec.json.encode(output, enc_hook=str).decode()
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from agents import (  # type: ignore[import-not-found]  # installed by make test-clients, beside the project
+from agents import (
     Agent,
     GuardrailFunctionOutput,
     ModelSettings,

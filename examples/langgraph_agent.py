@@ -1,0 +1,22 @@
+"""A LangGraph agent behind every client of the OpenAI API.
+
+    pip install "trunkline[langgraph]" langchain langchain-openai
+    trunkline serve examples/langgraph_agent.py:agent
+
+Its model is wherever OPENAI_BASE_URL and OPENAI_API_KEY lead; that may be another trunkline.
+"""
+
+from langchain.agents import create_agent
+from langchain_openai import ChatOpenAI
+
+from trunkline.adapters.langgraph import as_agent
+
+
+def weather(city: str) -> str:
+    """The weather in a city."""
+    return f"Sunny in {city}."
+
+
+# Without `stream_usage` a server other than OpenAI's own is not asked what the answer used.
+model = ChatOpenAI(model="gpt-5-mini", stream_usage=True)
+agent = as_agent(create_agent(model, [weather], system_prompt="You know the weather."))
