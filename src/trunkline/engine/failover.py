@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from trunkline.engine.call import Call
 from trunkline.model.errors import BackendError, NotFound, RateLimited, RequestError, TrunklineError, TurnFailure
-from trunkline.routing.balancer import ONLY, Balancer, Endpoint, Lease
+from trunkline.routing.balancer import ONLY, Balancer, Candidate, Endpoint, Lease
 from trunkline.routing.breaker import failure_class
 from trunkline.routing.router import Router, Step
 
@@ -54,10 +54,10 @@ class Failover:
         call.outcome.operation = operation
         model = call.request.model
         assert model is not None, "the surface has chosen a model"
-        steps: Sequence[Step] = await self._router.resolve(model)
+        steps: Sequence[Step] = self._router.resolved(model) or await self._router.resolve(model)
         if able is not None:
             steps = able(steps)
-        failure: TrunklineError = NotFound(f"model {model!r} has no route", param="model")
+        failure: TrunklineError | None = None
         for position, step in enumerate(steps):
             last = position == len(steps) - 1
             try:
@@ -68,7 +68,7 @@ class Failover:
                 if position == 0 and not isinstance(error, RateLimited):
                     raise
                 # A full queue says more than an endpoint that is out.
-                failure = error if position == 0 or isinstance(error, RateLimited) else failure
+                failure = error if failure is None or isinstance(error, RateLimited) else failure
             except TrunklineError as error:
                 if not error.retryable:
                     raise
@@ -79,7 +79,7 @@ class Failover:
                     step.first.endpoint.backend_name,
                     failure.message,
                 )
-        raise failure
+        raise failure or NotFound(f"model {model!r} has no route", param="model")
 
     async def _from_step(
         self,
@@ -93,7 +93,9 @@ class Failover:
         last: bool,
     ) -> Given:
         prepared = _prepared(call, step, prepare)  # what cannot be honoured is told before it waits for a slot
-        candidates = [one for one in step.candidates if one.endpoint.backend_name in prepared]
+        candidates: Sequence[Candidate] = step.candidates
+        if len(candidates) > 1:
+            candidates = [one for one in candidates if one.endpoint.backend_name in prepared]
         choice = len(candidates) > 1
         affinity = _affinity(call) if choice else None
         failed: list[Endpoint] = []
@@ -111,11 +113,17 @@ class Failover:
                 lease.why = "fallback"
             elif failed or retries:
                 lease.why = "retry"
-            others = any(one.endpoint is not lease.endpoint and one.endpoint not in failed for one in candidates)
+            others = choice and any(
+                one.endpoint is not lease.endpoint and one.endpoint not in failed for one in candidates
+            )
+            given = False
             try:
-                given = await self._ask(prepared[lease.endpoint.backend_name], lease, ask, certain=last and not others)
-            except (BackendError, TurnFailure) as error:
-                if not error.retryable:
+                answer = await ask(prepared[lease.endpoint.backend_name], lease, last and not others)
+                given = True
+            except TrunklineError as error:
+                lease.failed(error)
+                lease.release()
+                if not isinstance(error, BackendError | TurnFailure) or not error.retryable:
                     raise
                 if others:
                     failed.append(lease.endpoint)
@@ -130,21 +138,10 @@ class Failover:
             else:
                 if choice:
                     self._remember(call, [call.turn_id, *([] if affinity is None else [affinity])], lease.endpoint)
-                return given
-
-    @staticmethod
-    async def _ask(prepared: Prepared, lease: Lease, ask: Ask[Given], *, certain: bool) -> Given:
-        given = False
-        try:
-            answer = await ask(prepared, lease, certain)
-            given = True
-        except TrunklineError as error:
-            lease.failed(error)
-            raise
-        finally:
-            if not given:  # also when the client has left meanwhile
-                lease.release()
-        return answer
+                return answer
+            finally:
+                if not given:  # also when the client has left meanwhile
+                    lease.release()
 
     def _remember(self, call: Call, names: Collection[str], endpoint: Endpoint) -> None:
         for name in names:
@@ -153,6 +150,9 @@ class Failover:
 
 def _prepared(call: Call, step: Step, prepare: Prepare) -> Mapping[str, Prepared]:
     """The call for each backend of the step, by its name, that can honour it. Raises the first one's refusal when none can."""
+    if len(step.candidates) == 1:
+        endpoint = step.first.endpoint
+        return {endpoint.backend_name: prepare(call, endpoint)}
     prepared: dict[str, Prepared] = {}
     refused: dict[str, RequestError] = {}
     for candidate in step.candidates:

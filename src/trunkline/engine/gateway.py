@@ -89,7 +89,7 @@ class Gateway:
     async def _known_or_asked(self, call: Call) -> Answer:
         """What the cache has, where it is wanted, or a backend's."""
         if not self._cache.wanted(call):
-            return await self._ask(call)
+            return await self._failover.first(call, self._for_turn, self._try, operation=OPERATION)
         await self.check(call)  # what is refused is refused whatever is kept
         return Answer(await self._cache.answer(msgspec.structs.replace(call, own_ids=True), self._ask))
 
@@ -130,7 +130,8 @@ class Gateway:
         call.outcome.grace_s = lease.endpoint.grace_s
         attempt = Attempt(call, lease, self._context(call, lease), lightens=self._lightens)
         await attempt.begin(may_relay=self._may_relay and not call.own_ids)
-        call.outcome.route, call.outcome.ignored = route_name(lease), (*ignored, *attempt.left_out)
+        if not certain or attempt.left_out:
+            call.outcome.route, call.outcome.ignored = route_name(lease), (*ignored, *attempt.left_out)
         return Answer(attempt)
 
     async def _count(self, prepared: Prepared, lease: Lease, certain: bool) -> int:

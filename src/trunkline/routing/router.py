@@ -98,13 +98,17 @@ class Router:
         """Those of a backend; none for a name that is no backend's (any more)."""
         return self._backends.get(backend_name, ())
 
-    async def resolve(self, model: str) -> tuple[Step, ...]:
-        """Who may answer, first choice first. Raises ModelNotFound, which lists what there is."""
+    def resolved(self, model: str) -> tuple[Step, ...] | None:
+        """What `resolve` gives, where that is known already."""
         self._catalog.refresh()
         if self._version != self._catalog.version:
             self._version = self._catalog.version
             self._resolved.clear()
-        resolved = self._resolved.get(model)
+        return self._resolved.get(model)
+
+    async def resolve(self, model: str) -> tuple[Step, ...]:
+        """Who may answer, first choice first. Raises ModelNotFound, which lists what there is."""
+        resolved = self.resolved(model)
         if resolved is not None:
             return resolved
         configured = self._configured.get(model) or self._configured.get(model.removesuffix(DEFAULT_TAG))

@@ -7,6 +7,7 @@ request has a dozen or two and nearly every layer asks for one.
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from starlette.types import Scope, Send
 
@@ -55,6 +56,7 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return exchange_of(scope).received.get(name)
 
 
+@lru_cache(maxsize=256)
 def header_text(text: str) -> bytes:
     """A header's value from text that may be a client's own: printable, bounded, one line."""
     shown = text if len(text) <= NAME_CHARACTERS else f"{text[:NAME_CHARACTERS]}..."

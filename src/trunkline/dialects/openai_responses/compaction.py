@@ -57,6 +57,8 @@ def read_summary(content: str, path: str) -> str | None:
 
 def with_summaries(request: Request) -> Request:
     """The request with messages in place of compaction items of ours."""
+    if OpaqueItem not in map(type, request.items):
+        return request
     if not any(isinstance(item, OpaqueItem) and item.wire_type == COMPACTION for item in request.items):
         return request
     return msgspec.structs.replace(request, items=tuple([_readable(item) for item in request.items]))
