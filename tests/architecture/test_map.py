@@ -94,9 +94,8 @@ def test_every_dependency_has_its_sentence(group: str, name: str) -> None:
     assert len(entry[1].split()) >= 8, f"the entry of {name} does not say why it is there and what it replaces"
 
 
-BROUGHT_ALONG = {"agents": "openai_agents", "pydantic_ai": "pydantic_ai_slim", "yarl": "aiohttp"}
-"""Imported here under another name than it is installed by, or part of what the one it belongs to promises: aiohttp takes its
-URLs as yarl's."""
+BROUGHT_ALONG = {"agents": "openai_agents", "pydantic_ai": "pydantic_ai_slim"}
+"""Imported here under another name than it is installed by."""
 
 
 def test_every_package_that_is_imported_is_asked_for() -> None:

@@ -300,7 +300,7 @@ async def test_other_answers_of_the_same_server_go_on(
 
 @pytest.mark.parametrize("end", [Do.RESET, Do.CLOSE], ids=["reset", "closed"])
 async def test_what_had_arrived_before_the_connection_broke_is_read_first(upstream: FakeUpstream, end: Do) -> None:
-    """A client that reads slowly leaves it in the buffer meanwhile; aiohttp alone would then give nothing but the error."""
+    """A client that reads slowly leaves it in the buffer meanwhile."""
     client = Upstream(
         upstream.url,
         name="backend 'up'",
@@ -315,13 +315,13 @@ async def test_what_had_arrived_before_the_connection_broke_is_read_first(upstre
     upstream.plan([stream_head(), chunk(b"hello "), chunk(b"world"), arrived, end])
     await client.start()
     answer = await client.post("/chat/completions", b"{}", headers={})
-    content = answer._response.content
-    await eventually(lambda: content.total_bytes == len(b"hello world"))
+    connection = answer._connection
+    assert connection is not None
+    await eventually(lambda: connection._size == len(b"hello world"))
     arrived.set()
-    await eventually(lambda: content.exception() is not None)
-    chunks = answer.chunks()
-    assert await anext(chunks) == b"hello world"
+    await eventually(lambda: connection._failure is not None)
+    assert await answer.chunk() == b"hello world"
     with pytest.raises(BackendUnavailable, match="broke off"):
-        await anext(chunks)
+        await answer.chunk()
     answer.close()
     await client.close()

@@ -153,7 +153,7 @@ class HttpBackend:
         answer = await self._send(request, context)
         if request.stream != self._is_stream(answer):
             return self._decode(answer, request, context)
-        passed = {name: value for name, value in answer.headers().items() if name.lower().startswith(_PASSED_PREFIXES)}
+        passed = answer.headers(_PASSED_PREFIXES)
         batches = (
             self._relay_stream(relaying, answer, request, context)
             if request.stream
@@ -170,16 +170,15 @@ class HttpBackend:
         tee, whole = relaying.stream(request, entropy=context.entropy), False
         try:
             try:
-                async with aclosing(answer.chunks()) as chunks:
-                    async for chunk in chunks:
-                        batch = tee.feed(chunk)
-                        whole = tee.ended and _failure(batch.events) is None
-                        if batch.events:
-                            yield RelayBatch(batch.data, self._clean(batch.events), batch.content)
-                        elif batch.data:
-                            yield batch
-                        if tee.ended:
-                            return
+                while chunk := await answer.chunk():
+                    batch = tee.feed(chunk)
+                    whole = tee.ended and _failure(batch.events) is None
+                    if batch.events:
+                        yield RelayBatch(batch.data, self._clean(batch.events), batch.content)
+                    elif batch.data:
+                        yield batch
+                    if tee.ended:
+                        return
             except (BackendUnavailable, BackendTimeout):
                 if not tee.finished:  # otherwise nothing but its usage and its end can be missing
                     raise
@@ -208,14 +207,13 @@ class HttpBackend:
         decoder, whole = self._codec.decoder(fallback, streamed=streamed, tools=request.tools), False
         try:
             try:
-                async with aclosing(answer.chunks()) as chunks:
-                    async for chunk in chunks:
-                        events = decoder.feed(chunk)
-                        whole = decoder.ended and _failure(events) is None
-                        if events:
-                            yield self._clean(events)
-                        if decoder.ended:
-                            return
+                while chunk := await answer.chunk():
+                    events = decoder.feed(chunk)
+                    whole = decoder.ended and _failure(events) is None
+                    if events:
+                        yield self._clean(events)
+                    if decoder.ended:
+                        return
             except (BackendUnavailable, BackendTimeout) as lost:
                 if not streamed or request.n > 1:  # choices that never began would not be missed
                     raise

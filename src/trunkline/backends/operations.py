@@ -9,7 +9,6 @@ A server may list a model and not have the operation. It is not blamed for that,
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
 from typing import get_args
 
 import msgspec
@@ -78,19 +77,19 @@ class HttpOperations:
                 raise await self._refused(answer, request)
             finally:
                 answer.close()
-        headers, media_type = answer.headers(), answer.header("Content-Type")
+        media_type = answer.header("Content-Type")
         if not media_type.isascii() or not media_type:
             media_type = "application/octet-stream"
-        passed = {name: value for name, value in headers.items() if name.lower().startswith(_PASSED_PREFIXES)}
+        passed = answer.headers(_PASSED_PREFIXES)
         kind = media_type.partition(";")[0].strip().lower()
         if kind == JSON:
             return OperationAnswer(self._whole(answer, request), passed, media_type=JSON)
         if kind == EVENTS:
             return OperationAnswer(self._events(answer, request), passed, media_type=EVENTS)
-        if "Content-Length" in headers and "Content-Encoding" not in headers:
-            passed["Content-Length"] = headers["Content-Length"]
-        if "Content-Disposition" in headers:
-            passed["Content-Disposition"] = headers["Content-Disposition"]
+        if (length := answer.header("Content-Length")) and not answer.header("Content-Encoding"):
+            passed["Content-Length"] = length
+        if disposition := answer.header("Content-Disposition"):
+            passed["Content-Disposition"] = disposition
         return OperationAnswer(self._bytes(answer), passed, media_type=media_type)
 
     async def _refused(self, answer: Answer, request: OperationRequest) -> BackendError:
@@ -133,9 +132,8 @@ class HttpOperations:
 
     async def _bytes(self, answer: Answer) -> AsyncIterator[RelayBatch]:
         try:
-            async with aclosing(answer.chunks()) as chunks:
-                async for chunk in chunks:
-                    yield RelayBatch(chunk, (), True)
+            while chunk := await answer.chunk():
+                yield RelayBatch(chunk, (), True)
             yield RelayBatch(b"", (ev.TurnCompleted(),), True)
         finally:
             answer.close()
@@ -143,16 +141,15 @@ class HttpOperations:
     async def _events(self, answer: Answer, request: OperationRequest) -> AsyncIterator[RelayBatch]:
         tee, whole = EventTee(model=request.model, finishes=request.operation == "completions"), False
         try:
-            async with aclosing(answer.chunks()) as chunks:
-                async for chunk in chunks:
-                    batch = tee.feed(chunk)
-                    if batch.data or batch.events:
-                        yield batch
-                    if tee.failure is not None:
-                        raise tee.failure
-                    if tee.ended:
-                        whole = True
-                        break
+            while chunk := await answer.chunk():
+                batch = tee.feed(chunk)
+                if batch.data or batch.events:
+                    yield batch
+                if tee.failure is not None:
+                    raise tee.failure
+                if tee.ended:
+                    whole = True
+                    break
             yield tee.close()
         except BackendError as error:
             raise self._cleaned(error) from None

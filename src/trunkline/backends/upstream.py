@@ -1,19 +1,21 @@
 """The upstream HTTP client behind one small interface: post, get, and an answer that is read in pieces.
 
-aiohttp does the protocol. Nothing above this module knows it, so the transport can be replaced without touching the layers
-above. Deadlines that would cost a timer per read (aiohttp's `sock_read`) are kept by one lazily re-armed timer per answer.
+HTTP/1.1 on asyncio's transports and httptools' parser, and nothing that a relay does not need: no redirects, no cookies, no
+sessions. The parts are `upstream_connection`, `upstream_pool` and `upstream_dial`; here they are put together, and here what goes
+wrong becomes the errors that the layers above know.
 
-Clients read the messages of errors, so these name the backend. Its address and aiohttp's own words are for the log.
+Clients read the messages of errors, so these name the backend. Its address and the system's own words are for the log.
 """
 
 import asyncio
 import logging
-import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from urllib.parse import SplitResult, quote, urlsplit
 
-import aiohttp
-from yarl import URL
-
+from trunkline.backends.upstream_coding import Undecodable, Unpacking
+from trunkline.backends.upstream_connection import Body, Connection, Lost, Malformed, Silent
+from trunkline.backends.upstream_dial import ConnectTimeout, Dialer, NotConnected, authority, basic
+from trunkline.backends.upstream_pool import OnLost, Pool
 from trunkline.model.errors import BackendError, BackendProtocolError, BackendTimeout, BackendUnavailable
 
 logger = logging.getLogger("trunkline.http")
@@ -21,166 +23,129 @@ logger = logging.getLogger("trunkline.http")
 END_GRACE_S = 1.0
 CAUSE_CHARACTERS = 200
 MAX_BODY_BYTES = 256 * 1024 * 1024
-PIECE_BYTES = 65_536
-LARGE_BYTES = 1024 * 1024
-"""What is larger goes up in pieces; written at once it would hold up everybody else, as aiohttp warns."""
-
-Body = bytes | Sequence[bytes | memoryview]
-"""A request's body, or pieces that make it: large ones are sent from where they are."""
-
-
-class _Watch:
-    """Cancels the reading task when a wait has lasted too long. One timer per answer, re-armed only when it fires.
-
-    It serves the wait for the head first and every read after it. Time in which nobody reads, because the client is slow,
-    does not count: a wait begins with `wait` and ends with `got`.
-    """
-
-    __slots__ = ("_fired", "_handle", "_loop", "_since_s", "_task", "_timeout_s", "_waiting")
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._fired = False
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        self._waiting = True
-        self._since_s = self._loop.time()
-        self._handle = self._loop.call_later(timeout_s, self._check)
-
-    def wait(self) -> None:
-        self._waiting = True
-        self._since_s = self._loop.time()
-
-    def got(self) -> None:
-        self._waiting = False
-
-    def then(self, timeout_s: float) -> None:
-        """From now on waits may last this long."""
-        self._waiting = False
-        if timeout_s < self._timeout_s:  # a check that is due later would come too late
-            self._handle.cancel()
-            self._handle = self._loop.call_later(timeout_s, self._check)
-        self._timeout_s = timeout_s
-
-    def caught(self) -> bool:
-        """Whether the cancellation just caught was this watch's and nobody else's; takes it back if so."""
-        return self._fired and self._task is not None and self._task.uncancel() == 0
-
-    def close(self) -> None:
-        self._handle.cancel()
-
-    def _check(self) -> None:
-        left_s = self._timeout_s
-        if self._waiting:
-            left_s -= self._loop.time() - self._since_s
-        if left_s > 0.001:
-            self._handle = self._loop.call_later(left_s, self._check)
-        elif self._task is not None:
-            self._fired = True
-            self._task.cancel()
+_SAFE = "/%:@!$&'()*+,;=~-._"
+"""What stays as it is in a path."""
 
 
 class _Asked:
     """One request, for the log: what a client is told does not say where it went."""
 
-    __slots__ = ("_method", "_request_id", "_url", "name")
+    __slots__ = ("_method", "_path", "_request_id", "_url", "name")
 
-    def __init__(self, name: str, method: str, url: URL, request_id: str | None) -> None:
+    def __init__(self, name: str, method: str, url: SplitResult, path: str, request_id: str | None) -> None:
         self.name = name
         self._method = method
         self._url = url
+        self._path = path
         self._request_id = request_id
 
     def failed(self, error: BackendError, cause: Exception | None = None) -> BackendError:
         """The error, once the log has it. Nobody waits for a probe; there are many while a server is away."""
         level = logging.DEBUG if self._request_id is None else logging.WARNING
         said = "" if cause is None else f": {(str(cause) or type(cause).__name__)[:CAUSE_CHARACTERS]}"
-        url = self._url.with_user(None).with_query(None)
+        url = f"{self._url.scheme}://{authority(self._url)}{self._url.path}{self._path}"
         logger.log(level, "%s: %s %s, request %s%s", error.message, self._method, url, self._request_id, said)
         return error
 
 
 class Answer:
-    """An upstream's response. Read it with `read` or `chunks`, then `close` it: unread answers cost their connection."""
+    """An upstream's response. Read it with `read` or `chunk`, then `close` it: unread answers cost their connection."""
 
-    def __init__(
-        self,
-        response: aiohttp.ClientResponse,
-        watch: _Watch,
-        *,
-        asked: _Asked,
-        first_byte_timeout_s: float,
-        idle_timeout_s: float,
-    ) -> None:
-        self._response = response
-        self._watch = watch
+    __slots__ = ("_asked", "_connection", "_headers", "_idle_timeout_s", "_pool", "_unpacked", "_unpacking", "status")
+
+    def __init__(self, connection: Connection, pool: Pool, asked: _Asked) -> None:
+        self.status = connection.status
+        self._headers = connection.headers
+        self._connection: Connection | None = connection  # until the end has been read; then it may be somebody else's
+        self._pool = pool
         self._asked = asked
-        self._first_byte_timeout_s = first_byte_timeout_s
-        self._idle_timeout_s = idle_timeout_s
-        self.status = response.status
+        self._unpacking: Unpacking | None = None
+        self._unpacked: Iterator[bytes] = iter(())
 
     def header(self, name: str) -> str:
-        return self._response.headers.get(name, "")
+        """Empty where there is none."""
+        return self._headers.get(name.lower(), b"").decode("latin-1")
 
-    def headers(self) -> Mapping[str, str]:
-        return self._response.headers
+    def headers(self, prefixes: tuple[str, ...]) -> dict[str, str]:
+        """Those whose names begin so, in lower case."""
+        return {name: value.decode("latin-1") for name, value in self._headers.items() if name.startswith(prefixes)}
 
     async def read(self, *, at_most_bytes: int = MAX_BODY_BYTES) -> bytes:
         """The whole body. Raises BackendProtocolError for one that is larger: an upstream must not fill the memory."""
-        chunks, size = [], 0
-        async for chunk in self.chunks():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > at_most_bytes:
-                raise BackendProtocolError(f"{self._asked.name} sent a body larger than {at_most_bytes} bytes")
-        return b"".join(chunks)
+        body = await self.chunk(at_most_bytes + 1)
+        if self._connection is not None or self._unpacking is not None:  # it is too large, broken off, or in pieces
+            chunks, size = [body], len(body)
+            while size <= at_most_bytes and (more := await self.chunk(at_most_bytes + 1 - size)):
+                chunks.append(more)
+                size += len(more)
+            body = b"".join(chunks)
+        if len(body) > at_most_bytes:
+            raise BackendProtocolError(f"{self._asked.name} sent a body larger than {at_most_bytes} bytes")
+        return body
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """What each read brought. Raises BackendUnavailable when the connection breaks, BackendTimeout when it goes silent."""
-        content, watch, begun = self._response.content, self._watch, False
-        try:
-            while True:
-                watch.wait()
-                chunk = await content.readany()
-                watch.got()
-                if not chunk:
-                    return
-                if not begun:  # some servers send the head at once and think then
-                    begun = True
-                    watch.then(self._idle_timeout_s)
-                yield chunk
-        except asyncio.CancelledError:
-            if not watch.caught():
-                raise
-            silent = (
-                f"{self._asked.name} sent nothing for {self._idle_timeout_s:g} s in the middle of its answer"
-                if begun
-                else f"{self._asked.name} sent a head but no answer within {self._first_byte_timeout_s:g} s"
-            )
-            raise self._asked.failed(BackendTimeout(silent)) from None
-        except (aiohttp.ClientError, ConnectionError) as error:
-            if arrived := content._read_nowait(-1):  # noqa: SLF001 - aiohttp's public ways lose what came before the break
-                yield arrived
-            broken = BackendUnavailable(f"{self._asked.name} broke off its answer")
-            raise self._asked.failed(broken, error) from None
-        finally:
-            watch.close()
+    async def chunk(self, at_least: int = 1) -> bytes:
+        """What has arrived, once it is so many bytes or the end; empty only at the end.
+
+        Raises BackendUnavailable when the connection breaks, BackendTimeout when it goes silent.
+        """
+        if "content-encoding" in self._headers:
+            return await self._unpacked_chunk()
+        return await self._receive(at_least)
 
     async def finish(self) -> None:
         """After the answer's own last event: reads the body's end, which is due at once, so that the connection is reused."""
-        if not self._response.content.at_eof():
-            try:
-                async with asyncio.timeout(END_GRACE_S):
-                    while await self._response.content.readany():
-                        pass
-            except (TimeoutError, aiohttp.ClientError, ConnectionError):
-                pass  # the answer is whole; only the connection is lost, and closing it is what comes next
+        if self._connection is None:
+            return
+        try:
+            async with asyncio.timeout(END_GRACE_S):
+                while not self._connection.complete:
+                    await self._connection.receive()
+        except (TimeoutError, Lost, Malformed, Silent):
+            pass  # the answer is whole; only the connection is lost, and closing it is what comes next
         self.close()
 
     def close(self) -> None:
-        """Gives the connection back if the body was read to its end, drops it otherwise: that stops the upstream's work."""
-        self._watch.close()
-        self._response.close()
+        """Gives the connection back if the body has arrived to its end, drops it otherwise: that stops the upstream's work."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.release(connection)
+
+    async def _receive(self, at_least: int) -> bytes:
+        connection = self._connection
+        if connection is None:
+            return b""
+        try:
+            data = await connection.receive(at_least)
+        except Silent:
+            raise self._asked.failed(BackendTimeout(self._silence(connection))) from None
+        except (Lost, Malformed) as error:
+            broken = BackendUnavailable(f"{self._asked.name} broke off its answer")
+            raise self._asked.failed(broken, error) from None
+        if connection.complete:
+            self._connection = None
+            self._pool.release(connection)
+        return data
+
+    def _silence(self, connection: Connection) -> str:
+        if connection.begun:
+            return f"{self._asked.name} sent nothing for {connection.allowed_s:g} s in the middle of its answer"
+        return f"{self._asked.name} sent a head but no answer within {connection.allowed_s:g} s"
+
+    async def _unpacked_chunk(self) -> bytes:
+        try:
+            if self._unpacking is None:
+                self._unpacking = Unpacking(self.header("content-encoding"))
+            while True:
+                for plain in self._unpacked:
+                    return plain
+                data = await self._receive(1)
+                if not data:
+                    self._unpacking.close()
+                    return b""
+                self._unpacked = self._unpacking.feed(data)
+        except Undecodable as error:
+            packed = BackendProtocolError(f"{self._asked.name} packed its answer in a way that cannot be read")
+            raise self._asked.failed(packed, error) from None
 
 
 class Upstream:
@@ -198,30 +163,27 @@ class Upstream:
         max_connections: int,
         trust_env: bool,
     ) -> None:
-        self.base_url = base_url.rstrip("/")
+        self._url = urlsplit(base_url.rstrip("/"))
         self.name = name
-        self._headers = {"Accept-Encoding": "identity", "User-Agent": "trunkline", **headers}
-        self._urls: dict[str, URL] = {}
+        self._headers = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "trunkline", **headers}
+        self._starts: dict[tuple[str, ...], str] = {}
         self._connect_timeout_s = connect_timeout_s
         self._first_byte_timeout_s = first_byte_timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._max_connections = max_connections
         self._trust_env = trust_env
-        self._session: aiohttp.ClientSession | None = None
+        self._dialer: Dialer
+        self._pool: Pool | None = None
 
     async def start(self) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=30.0),
-            headers=self._headers,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=self._trust_env,
-        )
+        self._dialer = Dialer(self._url, connect_timeout_s=self._connect_timeout_s, trust_env=self._trust_env)
+        self._starts.clear()
+        self._pool = Pool(self._dial, name=self.name, max_connections=self._max_connections)
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.close()
 
     async def post(self, path: str, body: Body, *, headers: Mapping[str, str]) -> Answer:
         return await self._request("POST", path, body, headers)
@@ -231,82 +193,104 @@ class Upstream:
 
     async def _request(self, method: str, path: str, body: Body | None, headers: Mapping[str, str]) -> Answer:
         """Raises BackendUnavailable when nobody answers, BackendTimeout when the head does not come in time."""
-        url = self._urls.get(path)
-        if url is None:
-            url = self._urls[path] = URL(self.base_url + path)
-        asked = _Asked(self.name, method, url, headers.get("X-Request-Id"))
-        watch = _Watch(self._first_byte_timeout_s)
+        pool = self._pool
+        if pool is None:
+            raise BackendUnavailable(f"the connection pool of {self.name} is closed")
+        head = self._head(method, path, body, headers)
+        asked = _Asked(self.name, method, self._url, path, headers.get("X-Request-Id"))
         try:
-            try:
-                response = await self._send(method, url, body, headers)
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                if isinstance(error, aiohttp.ClientConnectorError):  # there never was a connection
-                    raise
-                # A pooled connection that the server had closed in the meantime looks like this; llama.cpp's server does it
-                # under load. No byte of an answer has come, so one more try on a fresh connection is safe.
-                response = await self._send(method, url, body, headers)
-        except asyncio.CancelledError:
-            watch.close()
-            if not watch.caught():
-                raise
+            return Answer(await self._exchange(pool, head, body), pool, asked)
+        except (Silent, TimeoutError):
             silent = BackendTimeout(f"{self.name} did not begin to answer within {self._first_byte_timeout_s:g} s")
             raise asked.failed(silent) from None
-        except aiohttp.ConnectionTimeoutError:
-            watch.close()
+        except ConnectTimeout:
             away = BackendUnavailable(f"{self.name} did not accept a connection within {self._connect_timeout_s:g} s")
             raise asked.failed(away) from None
-        except aiohttp.ClientResponseError as error:
-            watch.close()
+        except Malformed as error:
             raise asked.failed(BackendProtocolError(f"{self.name} answered with what is not HTTP"), error) from None
-        except (aiohttp.ClientError, ConnectionError) as error:
-            watch.close()
-            away = BackendUnavailable(f"{self.name} cannot be reached: {_reason(error)}")
+        except (NotConnected, Lost) as error:
+            away = BackendUnavailable(f"{self.name} cannot be reached: {error.reason}")
             raise asked.failed(away, error) from None
-        watch.then(self._first_byte_timeout_s)
-        return Answer(
-            response,
-            watch,
-            asked=asked,
-            first_byte_timeout_s=self._first_byte_timeout_s,
-            idle_timeout_s=self._idle_timeout_s,
+
+    async def _exchange(self, pool: Pool, head: bytes, body: Body | None) -> Connection:
+        """A connection that has the head of an answer. Its slot is given back if there is none."""
+        deadline_s = asyncio.get_running_loop().time() + self._first_byte_timeout_s
+        connection = pool.idle()
+        if connection is None:
+            async with asyncio.timeout_at(deadline_s):
+                connection = await pool.acquire()
+        asked = False
+        try:
+            try:
+                await connection.ask(head, body, deadline_s=deadline_s)
+            except Lost:
+                if not connection.stale:
+                    raise
+                # The server had closed it while nobody used it, or before it saw the request; llama.cpp's does it under load.
+                # A fresh one is not tried again: what was sent on that, the server may be working on.
+                connection.abort()
+                async with asyncio.timeout_at(deadline_s):
+                    fresh = await pool.connect()
+                connection = fresh
+                await connection.ask(head, body, deadline_s=deadline_s)
+            asked = True
+        finally:
+            if not asked:
+                pool.release(connection)
+        return connection
+
+    async def _dial(self, on_lost: OnLost) -> Connection:
+        return await self._dialer.dial(
+            lambda: Connection(
+                first_byte_timeout_s=self._first_byte_timeout_s, idle_timeout_s=self._idle_timeout_s, on_lost=on_lost
+            )
         )
 
-    async def _send(
-        self, method: str, url: URL, body: Body | None, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
-        if self._session is None:
-            raise BackendUnavailable(f"the connection pool of {self.name} is closed")
-        if isinstance(body, bytes) and len(body) > LARGE_BYTES:
-            body = (body,)
-        if body is None or isinstance(body, bytes):
-            data = (
-                None if body is None else aiohttp.BytesPayload(body)
-            )  # aiohttp would look for what it is in a list of kinds
-            return await self._session.request(method, url, data=data, headers=headers, allow_redirects=False)
-        headers = {**headers, "Content-Length": str(sum(map(len, body)))}  # known, so not sent in chunks
-        return await self._session.request(method, url, data=_sent(body), headers=headers, allow_redirects=False)
+    def _head(self, method: str, path: str, body: Body | None, headers: Mapping[str, str]) -> bytes:
+        """Raises ValueError for a header that would be more than one line."""
+        key = (method, path, *headers)
+        start = self._starts.get(key)
+        if start is None:
+            start = self._starts[key] = self._start(method, path, headers)
+        lines = [start, *[_line(name, value) for name, value in headers.items()]]
+        if body is not None:
+            size = len(body) if isinstance(body, bytes) else sum(map(len, body))
+            lines.append(f"Content-Length: {size}\r\n")
+        lines.append("\r\n")
+        head = "".join(lines)
+        try:
+            return head.encode("latin-1")
+        except UnicodeEncodeError:
+            return head.encode()
+
+    def _start(self, method: str, path: str, instead: Iterable[str]) -> str:
+        """Of a request's head what is the same every time: all but the headers that the call has `instead`."""
+        target = quote(_without_dots(self._url.path + path), safe=_SAFE)
+        headers = {"Host": authority(self._url)}
+        if (credentials := basic(self._url)) is not None:
+            headers["Authorization"] = credentials
+        if self._dialer.proxy_authorization is not None:
+            headers["Proxy-Authorization"] = self._dialer.proxy_authorization
+        headers.update(self._headers)
+        for name in instead:
+            headers.pop(name, None)
+        lines = [_line(name, value) for name, value in headers.items()]
+        return "".join([f"{method} {self._dialer.target}{target} HTTP/1.1\r\n", *lines])
 
 
-async def _sent(pieces: Sequence[bytes | memoryview]) -> AsyncIterator[memoryview]:
-    """The pieces in stretches that a connection takes one after the other, so that it never holds a copy of a large one."""
-    for piece in pieces:
-        view = memoryview(piece)
-        for start in range(0, len(view), PIECE_BYTES):
-            yield view[start : start + PIECE_BYTES]
+def _line(name: str, value: str) -> str:
+    if "\n" in value or "\r" in value or "\0" in value:
+        raise ValueError(f"header {name} has a line break or a NUL")
+    return f"{name}: {value}\r\n"
 
 
-def _reason(error: Exception) -> str:
-    """Why there is no connection, without the address that such errors quote."""
-    match error:
-        case aiohttp.ClientConnectorCertificateError():
-            return "its certificate is not trusted"
-        case aiohttp.ClientSSLError():
-            return "it does not speak TLS as expected"
-        case aiohttp.ClientConnectorDNSError():
-            return "its host name does not resolve"
-        case aiohttp.ClientConnectorError(os_error=OSError(errno=int(number))) | OSError(errno=int(number)):
-            return os.strerror(number).lower()
-        case aiohttp.ServerDisconnectedError():
-            return "it closed the connection without an answer"
-        case _:
-            return "the connection failed"
+def _without_dots(path: str) -> str:
+    """RFC 3986, 5.2.4, for the `..` with which a dialect leaves its prefix."""
+    kept: list[str] = []
+    for segment in path.split("/"):
+        if segment == "..":
+            if len(kept) > 1:
+                kept.pop()
+        elif segment != ".":
+            kept.append(segment)
+    return "/".join(kept)
