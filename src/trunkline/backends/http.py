@@ -35,6 +35,7 @@ from trunkline.ports.backend import (
     PartKind,
     RelayAnswer,
     RelayBatch,
+    WholeRelay,
 )
 from trunkline.ports.operations import OperationAnswer, OperationRequest
 
@@ -154,12 +155,9 @@ class HttpBackend:
         if request.stream != self._is_stream(answer):
             return self._decode(answer, request, context)
         passed = answer.headers(_PASSED_PREFIXES)
-        batches = (
-            self._relay_stream(relaying, answer, request, context)
-            if request.stream
-            else self._relay_body(relaying, answer, request, context)
-        )
-        return RelayAnswer(batches, passed)
+        if request.stream:
+            return RelayAnswer(self._relay_stream(relaying, answer, request, context), passed)
+        return RelayAnswer(WholeRelay(await self._relay_body(relaying, answer, request, context)), passed)
 
     async def perform(self, request: OperationRequest, context: Context) -> OperationAnswer:
         return await self._operations.perform(request, context)
@@ -188,18 +186,15 @@ class HttpBackend:
         finally:
             await _leave(answer, whole=whole)
 
-    async def _relay_body(
-        self, relaying: Relaying, answer: Answer, request: Request, context: Context
-    ) -> AsyncIterator[RelayBatch]:
+    async def _relay_body(self, relaying: Relaying, answer: Answer, request: Request, context: Context) -> RelayBatch:
         try:
             body = await answer.read()
         finally:
             answer.close()
         try:
-            whole = relaying.whole(body, request, entropy=context.entropy)
+            return relaying.whole(body, request, entropy=context.entropy)
         except BackendError as error:
             raise self._cleaned(error) from None
-        yield whole
 
     async def _decode(self, answer: Answer, request: Request, context: Context) -> AsyncGenerator[EventBatch, None]:
         fallback = ev.TurnStarted(context.turn_id, context.backend_model, context.created_at)

@@ -20,7 +20,7 @@ from trunkline.dialects.reading import Json
 from trunkline.model import events as ev
 from trunkline.model.errors import BackendError, BackendProtocolError, BackendRejected, BackendUnavailable
 from trunkline.model.usage import Usage
-from trunkline.ports.backend import Context, RelayBatch
+from trunkline.ports.backend import Context, RelayBatch, WholeRelay
 from trunkline.ports.operations import Operation, OperationAnswer, OperationRequest
 from trunkline.wire.sse import DONE, MAX_FRAME_BYTES, SseReader, each_frame, encode_event, split_frames
 
@@ -83,7 +83,7 @@ class HttpOperations:
         passed = answer.headers(_PASSED_PREFIXES)
         kind = media_type.partition(";")[0].strip().lower()
         if kind == JSON:
-            return OperationAnswer(self._whole(answer, request), passed, media_type=JSON)
+            return OperationAnswer(WholeRelay(await self._whole(answer, request)), passed, media_type=JSON)
         if kind == EVENTS:
             return OperationAnswer(self._events(answer, request), passed, media_type=EVENTS)
         if (length := answer.header("Content-Length")) and not answer.header("Content-Encoding"):
@@ -110,7 +110,7 @@ class HttpOperations:
         error.retryable = True  # by somebody else: it is not to blame, and will say the same again
         return self._cleaned(error)
 
-    async def _whole(self, answer: Answer, request: OperationRequest) -> AsyncIterator[RelayBatch]:
+    async def _whole(self, answer: Answer, request: OperationRequest) -> RelayBatch:
         try:
             body = await answer.read()
         finally:
@@ -128,7 +128,7 @@ class HttpOperations:
                 body = msgspec.json.encode(members)
         except BackendError as error:
             raise self._cleaned(error) from None
-        yield RelayBatch(body, (*seen, ev.TurnCompleted()), True)
+        return RelayBatch(body, (*seen, ev.TurnCompleted()), True)
 
     async def _bytes(self, answer: Answer) -> AsyncIterator[RelayBatch]:
         try:
