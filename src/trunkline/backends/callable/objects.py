@@ -113,7 +113,7 @@ class RunConversation:
         self._attributes = [
             callback
             for callback in (*_CALLBACKS, *_RARER_CALLBACKS)
-            if self._object.shared and not takes.anything and callback not in takes.names and hasattr(found, callback)
+            if self._object.shared and callback not in takes.names and hasattr(found, callback)
         ]
         self.exclusive = bool(self._attributes)
 
@@ -132,12 +132,19 @@ class RunConversation:
             },
             if_named=rarer,
         )
+        attributes = {name: callback for name, callback in {**callbacks, **rarer}.items() if name in self._attributes}
         arguments = self._object.method_takes.of(
             {
                 "user_message": user_message(turn.input, turn.attachments),
                 "conversation_history": [dict(message) for message in turn.history],
                 "task_id": session_id or turn.request_id,
-                **(callbacks if self._object.shared else {}),
+                **(
+                    {
+                        name: callback
+                        for name, callback in callbacks.items()
+                        if self._object.shared and name not in attributes
+                    }
+                ),
             },
             if_named={
                 **(rarer if self._object.shared else {}),
@@ -148,7 +155,6 @@ class RunConversation:
                 ),
             },
         )
-        attributes = {name: callback for name, callback in {**callbacks, **rarer}.items() if name in self._attributes}
         method = self._object.method(agent)
         if self.on_loop:
             return self._awaited(agent, cast("Callable[..., Awaitable[object]]", method), arguments, attributes)
