@@ -27,6 +27,7 @@ from trunkline.engine.answer_size import AnswerSize
 from trunkline.engine.call import Call
 from trunkline.engine.chaining import Chained, Chaining
 from trunkline.engine.gateway import Answer, Gateway
+from trunkline.engine.idempotency import keyed_answer
 from trunkline.engine.recording import conversation_items, stored_response
 from trunkline.engine.run_log import FrameOf, Frames, LogPages, RunLog, follow
 from trunkline.engine.run_pump import Pump, patiently
@@ -210,7 +211,11 @@ class Runs:
         with contextlib.ExitStack() as not_taken:
             not_taken.callback(self._room.give_back, call.tenant, run.held_bytes)
             await self._store.create_run(
-                stored, stored_response(snapshot, chained, background=True), events, history=chained.history
+                stored,
+                stored_response(snapshot, chained, background=True),
+                events,
+                history=chained.history,
+                keyed=None if call.idempotency_key is None else keyed_answer(call.idempotency_key, call),
             )
             not_taken.pop_all()
         run.log.publish(Frames(run.id, events))

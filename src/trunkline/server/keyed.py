@@ -56,24 +56,30 @@ def announce_how(exchange: Exchange, how: How) -> None:
 
 
 async def answer_once(
-    idempotency: Idempotency,
+    runtime: Runtime,
     key: IdempotencyKey,
     call: Call,
     prepare: Prepare,
     *,
-    runtime: Runtime,
     exchange: Exchange,
     receive: Receive,
     send: Send,
     answerer: AnswererAt,
+    announced: bool = False,
 ) -> None:
-    """Sends the answer to what was asked under this key. `call` has the request as this client sent it; `prepare` makes the call
-    that is answered, if this one is the first."""
-    given = await _given(idempotency, key, call, prepare, exchange, receive)
+    """Sends the answer to what was asked under this key.
+
+    Args:
+        call: has the request as this client sent it.
+        prepare: makes the call that is answered, if this one is the first.
+        answerer: who writes the answer.
+        announced: whether its head says of which session it is; otherwise `prepare` sees to that for the first.
+    """
+    given = await _given(runtime.idempotency, key, call, prepare, exchange, receive)
     if given is None:
         return
     announce_how(exchange, given.how)
-    if given.how != "made" and given.call.session_id is not None:
+    if not announced and given.how != "made" and given.call.session_id is not None:
         announce(exchange, runtime.profile, given.call.session_id, call.memory_key)
     shown = msgspec.structs.replace(
         given.call,

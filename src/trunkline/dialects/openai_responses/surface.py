@@ -34,6 +34,7 @@ class ResponsesSurface:
 
     def __init__(self, profile: Profile, *, now: Callable[[], float]) -> None:
         self.own_name = profile.own_name
+        self._profile = profile
         self._plain_errors = profile.error_style == "plain"
         self._now = now
         self._settings = Settings(
@@ -43,6 +44,10 @@ class ResponsesSurface:
             tool_output_lists=profile.tool_output_lists,
             own_name=profile.own_name,
         )
+
+    def at(self, now: Callable[[], float]) -> "ResponsesSurface":
+        """The same at another time, for what was answered before."""
+        return ResponsesSurface(self._profile, now=now)
 
     def decode_request(self, body: bytes, *, needs_input: bool = True) -> Request:
         return decode_request(body, needs_input=needs_input)

@@ -5,6 +5,8 @@ found again, and is encoded here also where it could have been relayed: what is 
 whole answer is kept, not one whose client left before its end.
 """
 
+import contextlib
+
 import msgspec
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -12,19 +14,24 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from trunkline.dialects.codec import SurfaceCodec
 from trunkline.dialects.openai_chat.stored import stored_messages, with_metadata
 from trunkline.engine.call import Call
+from trunkline.engine.idempotency import Prepare, Work
+from trunkline.model import events as ev
 from trunkline.model.ids import new_id
 from trunkline.model.request import Request
+from trunkline.model.turn import Turn
 from trunkline.ports.stores import Store, StoredCompletion
 from trunkline.server.answering import Answerer, Record
 from trunkline.server.body import read_body
 from trunkline.server.cache_header import cache_choice_of
 from trunkline.server.chat_form import FORM, chat_of_form
 from trunkline.server.exchange import exchange_of
+from trunkline.server.keyed import answer_once, key_of
 from trunkline.server.metadata import metadata_of
 from trunkline.server.methods import resource
 from trunkline.server.own_member import without_own_member
 from trunkline.server.runtime import Runtime
 from trunkline.server.session import announce, derived_id, session_of
+from trunkline.telemetry.outcome import Outcome
 
 
 class _Completion(msgspec.Struct):
@@ -84,7 +91,31 @@ class ChatCompletions:
             cache=cached if asked is None else asked,
         )
         record = self._recorder(exchange.tenant, request, body) if stored else None
-        await self._answerer.respond(call, exchange, receive, send, record=record)
+        key = key_of(scope, runtime, body)
+        if key is None:
+            await self._answerer.respond(call, exchange, receive, send, record=record)
+            return
+        await answer_once(
+            runtime,
+            key,
+            call,
+            self._preparation(call, record),
+            exchange=exchange,
+            receive=receive,
+            send=send,
+            answerer=lambda _: self._answerer,
+            announced=True,
+        )
+
+    def _preparation(self, call: Call, record: Record | None) -> Prepare:
+        async def keep(turn: Turn, _ended_s: float) -> None:
+            if record is not None and not isinstance(turn.terminal, ev.TurnFailed | ev.TurnCancelled):
+                await record(self._codec.encode_turn(turn, call.request))
+
+        async def prepare(outcome: Outcome) -> Work:
+            return Work(msgspec.structs.replace(call, outcome=outcome, own_ids=True), keep, contextlib.ExitStack())
+
+        return prepare
 
     def _recorder(self, tenant: str, request: Request, body: bytes) -> Record:
         metadata = metadata_of({"metadata": dict(request.metadata or {})})
@@ -107,4 +138,7 @@ class ChatCompletions:
 def routes(runtime: Runtime, codec: SurfaceCodec, store: Store, *, listed: ASGIApp) -> list[BaseRoute]:
     """`listed` answers GET of the same path: the list of what is stored."""
     completions = ChatCompletions(runtime, codec, store)
-    return [resource("/v1/chat/completions", {"POST": completions, "GET": listed})]
+    return [
+        resource("/v1/chat/completions", {"POST": completions, "GET": listed}),
+        resource("/v1/sessions/{session_id}/chat/completions", {"POST": completions}),
+    ]

@@ -1,20 +1,30 @@
 """POST /v1/responses: a turn answered at once, streamed or whole, or taken on as background work."""
 
+from collections.abc import Callable
+
+import msgspec
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from trunkline.dialects.openai_responses import ResponsesSurface
+from trunkline.engine.call import Call, IdempotencyKey
+from trunkline.engine.idempotency import Work
 from trunkline.model.errors import InvalidParameter
-from trunkline.server.answering import Answerer
+from trunkline.model.turn import Turn
+from trunkline.server.answering import Answerer, Record
+from trunkline.server.background import Asked, Background
 from trunkline.server.body import read_body
 from trunkline.server.cache_header import cache_choice_of
 from trunkline.server.creation import Creation
-from trunkline.server.exchange import exchange_of
+from trunkline.server.exchange import Exchange, exchange_of
 from trunkline.server.json_response import send_json
+from trunkline.server.keyed import answer_once, key_of
 from trunkline.server.log_stream import stream_log
 from trunkline.server.own_member import without_own_member
 from trunkline.server.runtime import ResponseState, Runtime
 from trunkline.server.session import session_of
+from trunkline.server.surfaces.stored_responses import load
+from trunkline.telemetry.outcome import Outcome
 
 
 class CreateResponse:
@@ -23,8 +33,9 @@ class CreateResponse:
     def __init__(self, runtime: Runtime, codec: ResponsesSurface, state: ResponseState) -> None:
         self._runtime = runtime
         self._codec = codec
-        self._runs = state.runs
+        self._state = state
         self._creation = Creation(runtime, codec, state)
+        self._background = Background(runtime, self._creation, state.runs)
         self._answerer = Answerer(runtime.gateway, codec, keepalive_s=runtime.settings.keepalive_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -32,30 +43,83 @@ class CreateResponse:
         body = await read_body(scope, receive, limit_bytes=runtime.settings.max_body_bytes)
         body, cached = without_own_member(body, runtime.profile.cache_member)
         request = self._codec.decode_request(body)
-        stored = request.store is not False
-        if request.background and not stored:
+        if request.background and request.store is False:
             raise InvalidParameter(
                 "'background' needs 'store': the answer is retrieved from there.", param="background"
             )
         session, request = session_of(scope, request, runtime)
-        asked = cache_choice_of(scope)
-        cache = cached if asked is None else asked
-        turn = await self._creation.turn_or_leave(request, exchange, receive)
+        wanted = cache_choice_of(scope)
+        asked = Asked(
+            request=request,
+            body=body,
+            session=session,
+            cache=cached if wanted is None else wanted,
+            key=key_of(scope, runtime, body),
+        )
+        if request.background:
+            await self._in_background(asked, exchange, receive, send)
+        elif asked.key is not None:
+            await self._once(asked, asked.key, exchange, receive, send)
+        else:
+            await self._at_once(asked, exchange, receive, send)
+
+    async def _at_once(self, asked: Asked, exchange: Exchange, receive: Receive, send: Send) -> None:
+        turn = await self._creation.turn_or_leave(asked.request, exchange, receive)
         if turn is None:
             return
         with turn:
-            call, chained = await self._creation.prepare(request, exchange, body=body, session=session, cache=cache)
-            if not request.background:
-                record = self._creation.recorder(exchange.tenant, chained) if stored else None
-                await self._answerer.respond(call, exchange, receive, send, record=record)
-                return
-            exchange.outcome.model = call.request.model
-            snapshot = await self._runs.submit(call, chained, body=body, turn=turn)
-        if request.stream:
-            frames = self._runs.frames(exchange.tenant, call.turn_id, after=-1)
-            await stream_log(frames, runtime, exchange, receive, send)
+            call, record = await self._prepared(asked, exchange)
+            await self._answerer.respond(call, exchange, receive, send, record=record)
+
+    async def _prepared(self, asked: Asked, exchange: Exchange) -> tuple[Call, Record | None]:
+        call, chained = await self._creation.prepare(
+            asked.request, exchange, body=asked.body, session=asked.session, cache=asked.cache
+        )
+        stored = asked.request.store is not False
+        return call, self._creation.recorder(exchange.tenant, chained) if stored else None
+
+    async def _once(self, asked: Asked, key: IdempotencyKey, exchange: Exchange, receive: Receive, send: Send) -> None:
+        async def prepare(outcome: Outcome) -> Work:
+            with await self._creation.turn(asked.request, exchange.tenant) as turn:
+                call, record = await self._prepared(asked, exchange)
+
+                async def keep(done: Turn, ended_s: float) -> None:
+                    if record is not None:
+                        await record(self._codec.at(lambda: ended_s).encode_turn(done, call.request))
+
+                return Work(msgspec.structs.replace(call, outcome=outcome), keep, turn.pop_all())
+
+        runtime = self._runtime
+        asking = Call(
+            request=asked.request,
+            body=None,
+            dialect=self._codec.name,
+            turn_id="",
+            created_at=0,
+            request_id=exchange.request_id,
+            tenant=exchange.tenant,
+            outcome=exchange.outcome,
+            memory_key=asked.session.memory_key,
+        )
+
+        def answerer(now: Callable[[], float]) -> Answerer:
+            return Answerer(runtime.gateway, self._codec.at(now), keepalive_s=runtime.settings.keepalive_s)
+
+        await answer_once(
+            runtime, key, asking, prepare, exchange=exchange, receive=receive, send=send, answerer=answerer
+        )
+
+    async def _in_background(self, asked: Asked, exchange: Exchange, receive: Receive, send: Send) -> None:
+        taken = await self._background.take_on(asked, exchange, receive)
+        if taken is None:
+            return
+        if asked.request.stream:
+            frames = self._state.runs.frames(exchange.tenant, taken.id, after=-1)
+            await stream_log(frames, self._runtime, exchange, receive, send)
+        elif taken.snapshot is not None:
+            await send_json(taken.snapshot, send)
         else:
-            await send_json(snapshot, send)
+            await send_json((await load(self._state.store, exchange.tenant, taken.id)).object, send)
 
 
 def routes(runtime: Runtime, codec: ResponsesSurface, state: ResponseState) -> list[BaseRoute]:

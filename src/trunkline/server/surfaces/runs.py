@@ -28,10 +28,12 @@ from trunkline.dialects.runs.objects import Question
 from trunkline.model.errors import Conflict, InvalidParameter, NotFound, RequestError
 from trunkline.model.request import Request
 from trunkline.ports.stores import Page, RunStatus, StoredRun
+from trunkline.server.background import Asked, Background
 from trunkline.server.body import read_body
 from trunkline.server.creation import Creation
 from trunkline.server.exchange import exchange_of, header
 from trunkline.server.json_response import send_json
+from trunkline.server.keyed import key_of
 from trunkline.server.listing import Entry, listing, one_more
 from trunkline.server.log_stream import last_event_id, stream_log
 from trunkline.server.methods import resource
@@ -118,21 +120,23 @@ class CreateRun:
     def __init__(self, runtime: Runtime, codec: ResponsesSurface, state: ResponseState, views: RunViews) -> None:
         self._runtime = runtime
         self._codec = codec
-        self._runs = state.runs
-        self._creation = Creation(runtime, codec, state)
+        self._background = Background(runtime, Creation(runtime, codec, state), state.runs)
         self._views = views
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         runtime, exchange = self._runtime, exchange_of(scope)
-        create = read_create(await read_body(scope, receive, limit_bytes=runtime.settings.max_body_bytes))
+        body = await read_body(scope, receive, limit_bytes=runtime.settings.max_body_bytes)
+        create = read_create(body)
         session, request = session_of(scope, self._request(create), runtime)
-        turn = await self._creation.turn_or_leave(request, exchange, receive)
-        if turn is None:
+        asked = Asked(request=request, body=create.body, session=session, key=key_of(scope, runtime, body))
+        taken = await self._background.take_on(asked, exchange, receive)
+        if taken is None:
             return
-        with turn:
-            call, chained = await self._creation.prepare(request, exchange, body=create.body, session=session)
-            exchange.outcome.model = call.request.model
-            await self._runs.submit(call, chained, body=create.body, turn=turn)
+        call = taken.call
+        if call is None:  # taken on before, under the same key
+            run = await self._views.load(exchange.tenant, taken.id)
+            await send_json(self._views.objects.accepted(self._views.report(run)), send, status=202)
+            return
         report = RunReport(
             response_id=call.turn_id,
             status="queued",
