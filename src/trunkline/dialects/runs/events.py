@@ -16,6 +16,7 @@ from trunkline.dialects.runs.names import run_id_of
 from trunkline.ports.stores import LoggedEvent
 
 CLOSED = b": stream closed\n\n"
+_NULL = msgspec.Raw(b"null")
 _Members = dict[str, object]
 _Raws = dict[str, msgspec.Raw]
 
@@ -59,9 +60,9 @@ class Ended(msgspec.Struct):
     status: str
     output: Sequence[_Raws] = ()
     output_text: str = ""
-    usage: msgspec.Raw | None = None
+    usage: msgspec.Raw = _NULL
     error: _Raws | None = None
-    incomplete_details: msgspec.Raw | None = None
+    incomplete_details: msgspec.Raw = _NULL
 
 
 class _Response(msgspec.Struct):
