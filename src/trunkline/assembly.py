@@ -172,10 +172,23 @@ def _router(config: Config, backends: Mapping[str, Sequence[Endpoint]], catalog:
         backends,
         config.models,
         catalog,
-        default_model=config.server.default_model,
+        default_model=_default_model(config, profile),
         choice=profile.model_choice,
         unknown_status=profile.unknown_model_status,
     )
+
+
+def _default_model(config: Config, profile: Profile) -> str | None:
+    """The model of a request that names none, as far as that is known before anybody is asked."""
+    if config.server.default_model is not None or profile.model_choice == "known":
+        return config.server.default_model
+    return config.models[0].name if config.models else _agent_name(config, profile)
+
+
+def _agent_name(config: Config, profile: Profile) -> str | None:
+    """What the only Python agent is called; None where that is for its target to say, or there is another."""
+    agent_count = sum(isinstance(settings, PythonSettings) for settings in config.backends.values())
+    return config.server.model_name or (profile.agent_name if agent_count == 1 else None)
 
 
 def _gateway(
@@ -213,8 +226,6 @@ def build_endpoints(
 ) -> dict[str, tuple[Endpoint, ...]]:
     """Every configured backend's endpoints, built but not started."""
     profile = profile_named(config.server.profile)
-    agent_count = sum(isinstance(settings, PythonSettings) for settings in config.backends.values())
-    usual_name = profile.agent_name if agent_count == 1 else None
     return {
         name: tuple(
             [
@@ -227,7 +238,8 @@ def build_endpoints(
                             base_dir=base_dir,
                             clock=clock,
                             entropy=entropy,
-                            model_name=config.server.model_name or (name if name in agents else usual_name),
+                            model_name=config.server.model_name
+                            or (name if name in agents else _agent_name(config, profile)),
                             agent=agents.get(name),
                             ignores_tools=profile.ignores_tools,
                         ),

@@ -5,8 +5,10 @@ What it does is chosen by the user's message; `show` answers with what it was gi
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
+
+from trunkline.agent import Output, Turn
 
 OPEN = threading.Event()
 """What `wait` waits for, and `go` sets."""
@@ -148,3 +150,8 @@ class Agent:
     def go(self, message: str, messages: list[dict[str, Any]]) -> dict[str, Any]:
         OPEN.set()
         return self.answer(message, messages, "gone")
+
+
+async def asking(turn: Turn) -> AsyncIterator[Output]:
+    """A function of the turn, for what hermes-agent asks in ways of its own."""
+    yield f"{await turn.approve('shell', 'rm -r build')}."

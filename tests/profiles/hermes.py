@@ -11,7 +11,7 @@ import pytest
 from tests.fakes import hermes_agent
 from tests.serving import Reply, Serving, user
 
-AGENT = "tests.fakes.hermes_agent:Agent"
+AGENTS = "tests.fakes.hermes_agent"
 KEY = "sk-secret"
 AUTH = {"authorization": f"Bearer {KEY}"}
 
@@ -37,11 +37,11 @@ DEFAULT = Names(
 BOTH = pytest.mark.parametrize("names", [HERMES, DEFAULT], ids=["hermes", "default"])
 
 
-def toml(names: Names = HERMES, *, key: bool = False, server: str = "", more: str = "") -> str:
+def toml(names: Names = HERMES, *, key: bool = False, server: str = "", more: str = "", agent: str = "Agent") -> str:
     keys = f'api_keys = ["{KEY}"]\n' if key else ""
     return (
         f'[server]\nprofile = "{names.profile}"\n{names.server}{keys}{server}\n{more}\n'
-        f'[backends.agent]\ntype = "python"\ntarget = "{AGENT}"\n'
+        f'[backends.agent]\ntype = "python"\ntarget = "{AGENTS}:{agent}"\n'
     )
 
 
