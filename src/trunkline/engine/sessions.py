@@ -133,7 +133,7 @@ class Recorder:
             )
         except StoreError as error:
             logger.warning("session %s: %s: %s", call.named_session, TURN_LOST, error.message)
-            call.outcome.warning = TURN_LOST
+            call.outcome.warning = call.outcome.warning or TURN_LOST
             return
         if not extended:
             logger.info("session %s was deleted while a turn of it was answered", call.named_session)

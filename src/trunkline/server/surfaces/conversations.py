@@ -11,12 +11,9 @@ from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from trunkline.dialects import reading
-from trunkline.dialects.openai_responses.read_items import RawMembers, empty_array, read_item
-from trunkline.dialects.openai_responses.write_items import input_items
-from trunkline.dialects.reading import Json, Object
-from trunkline.model.errors import InvalidParameter, NotFound
+from trunkline.dialects.reading import Object
+from trunkline.model.errors import NotFound
 from trunkline.model.ids import new_id
-from trunkline.model.items import Item, OpaqueItem
 from trunkline.ports.stores import Store, StoredConversation, StoredItem
 from trunkline.server.body import read_body
 from trunkline.server.exchange import exchange_of
@@ -26,15 +23,9 @@ from trunkline.server.metadata import metadata_of, required_metadata_of
 from trunkline.server.methods import resource
 from trunkline.server.query import page_of
 from trunkline.server.runtime import Runtime
+from trunkline.server.stored_items import required_items, stored_items
 
 MAX_ITEMS = 20
-
-
-class _WithId(msgspec.Struct):
-    id: str
-
-
-_ITEM_ID = msgspec.json.Decoder(_WithId)
 
 
 class Conversations:
@@ -48,7 +39,7 @@ class Conversations:
         body, source = await _read(self._runtime, scope, receive)
         items: Sequence[StoredItem] = ()
         if source.get("items") is not None:
-            items = _items(source["items"], body, self._runtime)
+            items = stored_items(source["items"], body, self._runtime, member="items", at_most=MAX_ITEMS)
         conversation = StoredConversation(
             id=new_id("conv_", self._runtime.entropy),
             created_at=int(self._runtime.clock.now_s()),
@@ -87,11 +78,7 @@ class ConversationItems:
     async def add(self, scope: Scope, receive: Receive, send: Send) -> None:
         tenant, conversation_id = exchange_of(scope).tenant, scope["path_params"]["id"]
         body, source = await _read(self._runtime, scope, receive)
-        if source.get("items") is None:
-            reading.missing("items")
-        items = _items(source["items"], body, self._runtime)
-        if not items:
-            empty_array("items")
+        items = required_items(source.get("items"), body, self._runtime, member="items", at_most=MAX_ITEMS)
         if not await self._store.add_items(tenant, conversation_id, items):
             raise _not_found(conversation_id)
         # An item whose id was there already stayed as it was: what is shown is what is stored.
@@ -130,36 +117,6 @@ async def _conversation(store: Store, scope: Scope) -> StoredConversation:
     if conversation is None:
         raise _not_found(conversation_id)
     return conversation
-
-
-def _items(value: Json, body: bytes, runtime: Runtime) -> list[StoredItem]:
-    """The body's `items` in their stored form; of several with one id the first. Raises InvalidParameter."""
-    wire = reading.array(value, "items")
-    if len(wire) > MAX_ITEMS:
-        raise InvalidParameter(
-            f"Invalid 'items': array too long. Expected an array with maximum length {MAX_ITEMS}, "
-            f"but got an array with length {len(wire)} instead.",
-            code="array_above_max_length",
-            param="items",
-        )
-    members = RawMembers(body, "items")
-    items = [read_item(one, f"items[{position}]", members) for position, one in enumerate(wire)]
-    for position, item in enumerate(items):
-        _refuse_reference(item, f"items[{position}]")
-    stored: dict[str, StoredItem] = {}
-    for one in input_items(items, response_id=new_id("item_", runtime.entropy)):
-        data = msgspec.json.encode(one)
-        item_id = _ITEM_ID.decode(data).id
-        stored.setdefault(item_id, StoredItem(item_id, data))
-    return list(stored.values())
-
-
-def _refuse_reference(item: Item, path: str) -> None:
-    if isinstance(item, OpaqueItem) and item.wire_type == "item_reference":
-        raise InvalidParameter(
-            "Invalid value: 'item_reference'. A conversation holds items themselves; send the item it refers to.",
-            param=f"{path}.type",
-        )
 
 
 def _written(conversation: StoredConversation) -> bytes:
