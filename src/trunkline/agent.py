@@ -112,9 +112,9 @@ class Choice(str):
 
     __slots__ = ()
 
-    def __await__(self) -> Generator[object, None, "Choice"]:
+    def __await__(self) -> Generator[object, None, str]:
         yield from ()
-        return self
+        return str.__str__(self)
 
 
 class _Unanswered(Choice):
@@ -122,8 +122,8 @@ class _Unanswered(Choice):
 
     waiting: Awaitable[str]
 
-    def __await__(self) -> Generator[object, None, Choice]:
-        return Choice((yield from self.waiting.__await__()))
+    def __await__(self) -> Generator[object, None, str]:
+        return (yield from self.waiting.__await__())
 
     def _early(self, *_: object) -> bool:
         raise TypeError("turn.approve(...) has to be awaited: nobody has answered yet")

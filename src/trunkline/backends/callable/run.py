@@ -127,15 +127,9 @@ class Run:
     async def _given(self) -> object:
         """What the agent gives when it is called, awaited to its end."""
         if not self._form.on_loop:
-            value = await self._in_thread(self._called_in_thread, over=self._leave)
-            while isinstance(value, Awaitable):
-                value = await value
-            return value
+            return await _awaited(await self._in_thread(self._called_in_thread, over=self._leave))
         try:
-            value = self._form.call(self._turn, self._voice)
-            while isinstance(value, Awaitable):
-                value = await value
-            return value
+            return await _awaited(self._form.call(self._turn, self._voice))
         finally:
             self._leave()
 
@@ -231,6 +225,15 @@ class Run:
                 "another thread has its place; let long calls look at turn.cancelled",
                 self._name, self._turn.request_id, self._lost_after_s,
             )  # fmt: skip
+
+
+async def _awaited(value: object) -> object:
+    while isinstance(value, Awaitable):
+        given = await value
+        if given is value:  # something that awaits itself, and would for ever
+            break
+        value = given
+    return value
 
 
 def _text(error: BaseException) -> str:
