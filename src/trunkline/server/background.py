@@ -6,14 +6,14 @@ import msgspec
 from starlette.types import Receive
 
 from trunkline.engine.call import Call, IdempotencyKey
-from trunkline.engine.runs import Runs
+from trunkline.model.errors import NotFound
 from trunkline.model.request import Request
 from trunkline.server.creation import Creation
 from trunkline.server.disconnect import DisconnectWatch
 from trunkline.server.exchange import Exchange
 from trunkline.server.keyed import announce_how
-from trunkline.server.runtime import Runtime
-from trunkline.server.session import NO_SESSION, Session
+from trunkline.server.runtime import ResponseState, Runtime
+from trunkline.server.session import NO_SESSION, Session, announce
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,20 +27,20 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """The run. `call` and `snapshot`, its first object, are those of work that has just begun; None where it is found again."""
+    """The run and its response, as that is now. `call` is that of work that has just begun; None where it is found again."""
 
     id: str
+    response: bytes
     call: Call | None = None
-    snapshot: bytes | None = None
 
 
 class Background:
     """Takes work on."""
 
-    def __init__(self, runtime: Runtime, creation: Creation, runs: Runs) -> None:
+    def __init__(self, runtime: Runtime, creation: Creation, state: ResponseState) -> None:
         self._runtime = runtime
         self._creation = creation
-        self._runs = runs
+        self._state = state
 
     async def take_on(self, asked: Asked, exchange: Exchange, receive: Receive) -> Taken | None:
         """None for a client that has left before it was taken on; with a key it is, all the same. Raises TrunklineError."""
@@ -53,8 +53,8 @@ class Background:
                 )
                 exchange.outcome.model = call.request.model
                 call = msgspec.structs.replace(call, idempotency_key=asked.key)
-                snapshot = await self._runs.submit(call, chained, body=asked.body, turn=turn)
-                made.append(Taken(call.turn_id, call, snapshot))
+                snapshot = await self._state.runs.submit(call, chained, body=asked.body, turn=turn)
+                made.append(Taken(call.turn_id, snapshot, call))
                 return call.turn_id
 
         async with DisconnectWatch(receive) as watch:
@@ -69,4 +69,13 @@ class Background:
                 exchange.outcome.error_code = "client_disconnected"
                 return None
         announce_how(exchange, how)
-        return made[0] if how == "made" else Taken(run_id)
+        return made[0] if how == "made" else await self._found_again(run_id, asked.session, exchange)
+
+    async def _found_again(self, run_id: str, session: Session, exchange: Exchange) -> Taken:
+        response = await self._state.store.load_response(exchange.tenant, run_id)
+        if response is None:  # deleted meanwhile
+            raise NotFound(f"Response with id '{run_id}' not found.", code="response_not_found")
+        exchange.outcome.model = response.model
+        if response.session_id is not None:
+            announce(exchange, self._runtime.profile, response.session_id, session.memory_key)
+        return Taken(run_id, response.object)

@@ -23,7 +23,6 @@ from trunkline.server.log_stream import stream_log
 from trunkline.server.own_member import without_own_member
 from trunkline.server.runtime import ResponseState, Runtime
 from trunkline.server.session import session_of
-from trunkline.server.surfaces.stored_responses import load
 from trunkline.telemetry.outcome import Outcome
 
 
@@ -33,9 +32,9 @@ class CreateResponse:
     def __init__(self, runtime: Runtime, codec: ResponsesSurface, state: ResponseState) -> None:
         self._runtime = runtime
         self._codec = codec
-        self._state = state
+        self._runs = state.runs
         self._creation = Creation(runtime, codec, state)
-        self._background = Background(runtime, self._creation, state.runs)
+        self._background = Background(runtime, self._creation, state)
         self._answerer = Answerer(runtime.gateway, codec, keepalive_s=runtime.settings.keepalive_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,12 +113,10 @@ class CreateResponse:
         if taken is None:
             return
         if asked.request.stream:
-            frames = self._state.runs.frames(exchange.tenant, taken.id, after=-1)
+            frames = self._runs.frames(exchange.tenant, taken.id, after=-1)
             await stream_log(frames, self._runtime, exchange, receive, send)
-        elif taken.snapshot is not None:
-            await send_json(taken.snapshot, send)
         else:
-            await send_json((await load(self._state.store, exchange.tenant, taken.id)).object, send)
+            await send_json(taken.response, send)
 
 
 def routes(runtime: Runtime, codec: ResponsesSurface, state: ResponseState) -> list[BaseRoute]:

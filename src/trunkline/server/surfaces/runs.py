@@ -66,6 +66,7 @@ class RunViews:
         """Raises NotFound."""
         run = await self._state.store.load_run(tenant, response_id_of(given))
         if run is None:
+            self._state.runs.forget(tenant, response_id_of(given))  # what is at hand of its log has had its time, too
             raise not_found(given)
         return run
 
@@ -77,10 +78,11 @@ class RunViews:
             asked = self._runtime.approvals.pending(tenant, run.id)
             questions = [Question(one.call_id, one.tool, one.text, one.choices) for one in asked]
             status = WAITING if questions else status
-            if self._state.runs.stopping(tenant, run.id):
-                status = STOPPING
-            names = (name_of(event) for event in self._state.runs.newest(tenant, run.id))
-            last = next((name for name in names if name is not None), None)
+            alive = self._state.runs.find(tenant, run.id)
+            if alive is not None:
+                status = STOPPING if alive.stopping else status
+                names = (name_of(event) for event in alive.log.newest)
+                last = next((name for name in names if name is not None), None)
         else:
             last = end_of(run.status)
         return RunReport(
@@ -108,9 +110,9 @@ class RunViews:
             statuses = [one for one in STORED if one in meant]
             alive = self._state.runs.alive(tenant)
             if meant == {WAITING}:
-                statuses, ids = None, [one for one in alive if self._runtime.approvals.pending(tenant, one)]
+                statuses, ids = None, [one.id for one in alive if self._runtime.approvals.pending(tenant, one.id)]
             elif meant == {STOPPING}:
-                statuses, ids = None, [one for one in alive if self._state.runs.stopping(tenant, one)]
+                statuses, ids = None, [one.id for one in alive if one.stopping]
         return await self._state.store.list_runs(tenant, page, statuses=statuses, session_id=session_id, ids=ids)
 
 
@@ -120,7 +122,7 @@ class CreateRun:
     def __init__(self, runtime: Runtime, codec: ResponsesSurface, state: ResponseState, views: RunViews) -> None:
         self._runtime = runtime
         self._codec = codec
-        self._background = Background(runtime, Creation(runtime, codec, state), state.runs)
+        self._background = Background(runtime, Creation(runtime, codec, state), state)
         self._views = views
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
