@@ -16,7 +16,7 @@ has such a run answered again, MAX_RESTARTS times at most: a run that kills its 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 import msgspec
@@ -94,6 +94,11 @@ class Run:
     @property
     def id(self) -> str:
         return self.call.turn_id
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it has been stopped and its end is still to come."""
+        return self.stopped is not None and not self.over.is_set()
 
     def stop(self, terminal: ev.Terminal) -> None:
         """Stops the work, once; the end that says so follows."""
@@ -197,7 +202,7 @@ class Runs:
         if self._draining:
             raise BackendUnavailable("the server is shutting down", code="server_shutting_down")
         self._room.check(call.tenant, run.held_bytes)
-        emitted = run.emitter.queued(self._started(call))
+        emitted = run.emitter.queued(_started(call))
         snapshot = _response_in(emitted[-1])
         stored = StoredRun(
             id=run.id,
@@ -206,7 +211,7 @@ class Runs:
             created_at=call.created_at,
             tenant=call.tenant,
         )
-        events = self._logged(emitted, first=0)
+        events = _logged(emitted, self._clock, first=0)
         self._room.take(call.tenant, run.held_bytes)
         with contextlib.ExitStack() as not_taken:
             not_taken.callback(self._room.give_back, call.tenant, run.held_bytes)
@@ -244,23 +249,23 @@ class Runs:
             run.stop(ev.TurnCancelled())
         return run is not None
 
-    def stopping(self, tenant: str, run_id: str) -> bool:
-        """Whether it has been stopped and has not ended yet."""
-        run = self._alive.get((tenant, run_id))
-        return run is not None and run.stopped is not None and not run.over.is_set()
+    def alive(self, tenant: str) -> list[Run]:
+        """A tenant's runs that have not ended."""
+        return [run for run in self._alive.values() if run.call.tenant == tenant]
 
-    def alive(self, tenant: str) -> list[str]:
-        """The ids of a tenant's runs that have not ended."""
-        return [run_id for owner, run_id in self._alive if owner == tenant]
-
-    def newest(self, tenant: str, run_id: str) -> Iterator[LoggedEvent]:
-        """The last events of a run that is alive, the last first."""
-        run = self._alive.get((tenant, run_id))
-        return iter(()) if run is None else run.log.newest
+    def find(self, tenant: str, run_id: str) -> Run | None:
+        """The run, if it is alive."""
+        return self._alive.get((tenant, run_id))
 
     def forget(self, tenant: str, run_id: str) -> None:
         """The run has been deleted."""
         self._pages.forget(tenant, run_id)
+
+    async def has_events(self, tenant: str, run_id: str) -> bool:
+        """Whether its log is there: it goes before the response does, where runs are kept for a shorter time."""
+        if (tenant, run_id) in self._alive:
+            return True
+        return await self._pages.read(tenant, run_id, after=-1, growing=False) is not None
 
     def frames(self, tenant: str, run_id: str, *, after: int, frame: FrameOf | None = None) -> AsyncIterator[bytes]:
         """The run's events after that sequence number as frames, to the last: what is past, then as they come. `frame`: for
@@ -281,7 +286,7 @@ class Runs:
             run = await self._again(stored)
         except RequestError as error:  # what it continues has changed meanwhile: it cannot be answered any more
             run, refused = await self._again(stored, alone=True), error
-        _go_on(run, await replay(self._store, self._codec, stored, run.call.request, self._started(run.call)))
+        _go_on(run, await replay(self._store, self._codec, stored, run.call.request, _started(run.call)))
         if refused is None:
             self._room.take(stored.tenant, run.held_bytes)
             self._begin(run)
@@ -291,7 +296,7 @@ class Runs:
     async def _lost(self, stored: StoredRun) -> None:
         """A run that was being answered when the server died: what it had said is kept, its open items are closed."""
         run = await self._again(stored, alone=True)
-        said = await replay(self._store, self._codec, stored, run.call.request, self._started(run.call))
+        said = await replay(self._store, self._codec, stored, run.call.request, _started(run.call))
         run.emitter = said.emitter
         if not self._restarts(run.backend, said.attempts):
             await self._end(run, ev.TurnFailed(_worker_lost(said.attempts)), insist=False)
@@ -304,9 +309,9 @@ class Runs:
         first = said.emitter.sequence_number
         closing = said.emitter.cut()
         _go_on(fresh, said)
-        emitted = [*closing, *fresh.emitter.queued(self._started(fresh.call), again=True)]
+        emitted = [*closing, *fresh.emitter.queued(_started(fresh.call), again=True)]
         snapshot = stored_response(_response_in(emitted[-1]), fresh.chained, background=True)
-        events = self._logged(emitted, first=first)
+        events = _logged(emitted, self._clock, first=first)
         if await self._store.requeue_run(stored.tenant, stored.id, response=snapshot, events=events):
             logger.warning("run %s has lost its worker and is run again, attempt %d", stored.id, fresh.attempt)
             fresh.log = RunLog(first=fresh.emitter.sequence_number)
@@ -319,7 +324,7 @@ class Runs:
         """The run as it was before it began to be answered; `alone`: without its history, for one that has to end."""
         again = await rebuilt(self._chaining, self._codec, stored, alone=alone)
         emitter = self._codec.emitter(again.call.request)
-        emitter.queued(self._started(again.call))
+        emitter.queued(_started(again.call))
         run = self._run(again.call, again.chained, backend=again.backend, emitter=emitter, first=stored.next_sequence)
         run.turn = again.turn
         return run
@@ -336,9 +341,6 @@ class Runs:
 
     def _restarts(self, backend: str, attempts: int) -> bool:
         return attempts <= MAX_RESTARTS and self._gateway.restarts(backend)
-
-    def _started(self, call: Call) -> ev.TurnStarted:
-        return ev.TurnStarted(call.turn_id, call.request.model or "", call.created_at)
 
     # The work
 
@@ -400,7 +402,7 @@ class Runs:
             return
         run.begun = True
         first = run.emitter.sequence_number
-        emitted = run.emitter.feed_events(self._started(run.call))
+        emitted = run.emitter.feed_events(_started(run.call))
         snapshot = stored_response(_response_in(emitted[-1]), run.chained, background=True)
         await pump.start(snapshot, emitted, first=first)
 
@@ -426,7 +428,7 @@ class Runs:
         """
         emitter, call = run.emitter, run.call
         first = emitter.sequence_number
-        events = [*before, *self._logged(emitter.feed_events(terminal), first=first)]
+        events = [*before, *_logged(emitter.feed_events(terminal), self._clock, first=first)]
         assert emitter.response is not None
         final = stored_response(emitter.response, run.chained, background=True)
         items = conversation_items(final, run.chained)
@@ -444,10 +446,6 @@ class Runs:
         run.log.publish(Frames(run.id, events) if ended else None, ended=True)
         run.over.set()
         self._account(run, terminal, status=final.status if ended else "deleted")
-
-    def _logged(self, emitted: Sequence[Emitted], *, first: int) -> list[LoggedEvent]:
-        now_s = self._clock.now_s()
-        return [LoggedEvent(number, kind, data, now_s) for number, (kind, data) in enumerate(emitted, first)]
 
     def _frame(self, run_id: str, event: LoggedEvent) -> bytes:
         """As a response's reader gets it. The number is the SSE id, so that a client that reconnects resumes by itself."""
@@ -471,6 +469,15 @@ def _go_on(run: Run, said: Replayed) -> None:
     run.emitter.next_output = said.emitter.next_output
     run.emitter.sequence_number = said.emitter.sequence_number
     run.shift = said.emitter.sequence_number if said.attempts else 0
+
+
+def _started(call: Call) -> ev.TurnStarted:
+    return ev.TurnStarted(call.turn_id, call.request.model or "", call.created_at)
+
+
+def _logged(emitted: Sequence[Emitted], clock: Clock, *, first: int) -> list[LoggedEvent]:
+    now_s = clock.now_s()
+    return [LoggedEvent(number, kind, data, now_s) for number, (kind, data) in enumerate(emitted, first)]
 
 
 def _worker_lost(attempts: int) -> ErrorInfo:

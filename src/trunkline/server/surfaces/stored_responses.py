@@ -45,7 +45,7 @@ class RetrieveResponse:
         streamed = flag_of(query, "stream")
         after = _resume_after(response, query, last_id, streamed=streamed)
         if streamed:
-            if await self._state.store.load_run(tenant, response_id) is None:
+            if not await self._state.runs.has_events(tenant, response_id):
                 raise NotFound(
                     f"The events of response '{response_id}' are not kept any more; retrieve it without 'stream'.",
                     code="events_not_found",
