@@ -61,9 +61,10 @@ async def test_nobody_listening_is_503(serve: Serve, stream: bool, caplog: pytes
 
 
 @pytest.mark.parametrize("step", [Do.RESET, Do.CLOSE], ids=["reset", "closed"])
-async def test_connection_lost_before_the_head_is_tried_once_more(
+async def test_a_pooled_connection_lost_before_the_head_is_tried_once_more(
     upstream: FakeUpstream, server: Serving, step: Do
 ) -> None:
+    """It was pooled by the list of models that the server asked for when it started."""
     upstream.plan([step], [json_answer(COMPLETION)])
     reply = await server.chat(model="m")
     assert (reply.status, reply.json()["choices"][0]["message"]["content"]) == (200, "Hello")
@@ -71,7 +72,9 @@ async def test_connection_lost_before_the_head_is_tried_once_more(
 
 
 @pytest.mark.parametrize("step", [Do.RESET, Do.CLOSE], ids=["reset", "closed"])
-async def test_connection_lost_twice_before_the_head_is_503(upstream: FakeUpstream, server: Serving, step: Do) -> None:
+async def test_the_fresh_one_that_took_its_place_and_is_lost_is_503(
+    upstream: FakeUpstream, server: Serving, step: Do
+) -> None:
     upstream.plan([step], [step], [json_answer(COMPLETION)])
     reply = await server.chat(model="m")
     assert (reply.status, reply.error["code"]) == (503, "backend_unavailable")
