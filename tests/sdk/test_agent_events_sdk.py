@@ -1,0 +1,63 @@
+"""The official Python SDK with an agent's own events in its streams: it does not know them, and loses nothing by that."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from openai import AsyncOpenAI
+
+from tests.serving import Serving, serving
+
+AGENT = """
+from trunkline.agent import ToolFinished, ToolStarted
+
+async def agent(turn):
+    yield "Looking. "
+    yield ToolStarted("call_1", "search", {"q": "cats"}, label="cats")
+    yield ToolFinished("call_1", output="10 results")
+    yield await turn.approve("shell", "rm -r build")
+"""
+TOML = '[backends.bot]\ntype = "python"\ntarget = "bot.py:agent"\n'
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Serving]:
+    async with serving(TOML, base_dir=tmp_path, scripts={"bot.py": AGENT}) as served:
+        yield served
+
+
+@pytest.fixture
+async def client(server: Serving) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+async def _approve(server: Serving, event: object) -> None:
+    said = event.to_dict() if hasattr(event, "to_dict") else {}
+    body = json.dumps({"choice": "once", "call_id": said["approval"]["call_id"]}).encode()
+    reply = await server.request("POST", f"/v1/runs/{said['response_id']}/approval", body)
+    assert reply.status == 200, reply
+
+
+async def test_streams_with_an_agents_events_are_read_to_their_end(server: Serving, client: AsyncOpenAI) -> None:
+    kinds, text = [], ""
+    async for event in await client.responses.create(model="bot", input="go", stream=True):
+        kinds.append(event.type)
+        if str(event.type) == "trunkline.approval.requested":
+            await _approve(server, event)
+        if event.type == "response.output_text.delta":
+            text += event.delta
+    assert text == "Looking. once"
+    assert kinds.count("trunkline.tool.progress") == 2  # type: ignore[arg-type]
+    assert kinds[-1] == "response.completed"
+
+
+async def test_the_stream_helper_reads_them_too(server: Serving, client: AsyncOpenAI) -> None:
+    async with client.responses.stream(model="bot", input="go") as stream:
+        async for event in stream:
+            if str(event.type) == "trunkline.approval.requested":
+                await _approve(server, event)
+        final = await stream.get_final_response()
+    assert final.output_text == "Looking. once"
+    assert [item.type for item in final.output] == ["message", "function_call", "function_call_output", "message"]
