@@ -157,20 +157,78 @@ def configuration() -> str:
 _SORTED = msgspec.json.Encoder(order="sorted")
 
 
+PROFILE_TEXTS = {
+    "nomyo": "For clients of nomyo-router, a router in front of Ollama and model servers.\n",
+    "hermes": """For clients of the API server of hermes-agent. Its agents are served as they are (see [agents](agents.md)).
+
+    trunkline serve my_agent.py:Agent --profile hermes
+
+Better here, and not what its clients trip over:
+
+- A stream that fails ends with an error object, without a finish reason and without `[DONE]`.
+- The first chunk has the role and the first text together.
+- A key in `Idempotency-Key` gives the same answer again with the same id, also streamed and after a restart.
+- Runs can be listed, and their events read again, from any point and by any number of readers.
+- Questions of an agent reach chat streams, too, as `hermes.approval.requested`. `POST /v1/runs/{id}/approval` answers them with the
+  id of the completion.
+- What is asked of tools at the client is named in `x-trunkline-ignored`; other parameters that nothing honours are a 400.
+
+Not here: `/api/sessions` (sessions are at `/v1/sessions`), `/v1/skills`, `/v1/toolsets`, `/api/jobs`, `/api/platforms`,
+`/api/cron` and mirrors below `/p/`. `/v1/capabilities` lists what there is. An agent's tools have no emoji of their own.
+`API_SERVER_ENABLED` is not read: a server that is started is enabled.
+""",
+    "nanobot": """For clients of the API server of nanobot. Its agents are served as they are (see [agents](agents.md)).
+
+    trunkline serve my_agent.py:agent --profile nanobot
+
+The agent keeps the conversation, so a chat request has one message, and `session_id` in the body says whose conversation it is. A
+request may also be a form with `message`, `files` (10 MiB each), `session_id` and `model`.
+
+Better here, and not what its clients trip over:
+
+- A stream that fails ends with an error object. It still has neither `stop` nor `[DONE]`, and its status was sent before.
+- A silent stream is kept alive.
+- `"stream": "false"` is false, and `stream_options.include_usage` is honoured.
+- An agent's exception is said in the message, without secrets.
+- An answer without text says so in streams, too.
+- A turn has 600 seconds, not 120; `timeout_s` of the backend says otherwise.
+""",
+}
+"""What the settings of a profile do not say."""
+
+
 def profiles() -> str:
     docs = attribute_docs(Profile)
     fields = msgspec.structs.fields(Profile)
-    rows = [
-        [f"`{field.name}`", docs[field.name]]
-        + [f"`{_SORTED.encode(getattr(profile, field.name)).decode()}`" for profile in PROFILES.values()]
-        for field in fields
-    ]
-    return (
+    usual = PROFILES["openai"]
+    intro = (
         f"{NOTICE}# Profiles\n\n"
         "A profile is a set of wire settings for the clients of one system. `server.profile` (or `--profile`) chooses "
-        "it; nothing else about the server depends on it.\n\n"
-        + table(("setting", "", *(f"`{name}`" for name in PROFILES)), rows)
+        "it; nothing else about the server depends on it. Its clients then work with a new base URL and no other change. "
+        "`openai`, the default, is what OpenAI's own clients expect.\n"
     )
+    parts = [intro]
+    for name, profile in PROFILES.items():
+        if profile is usual:
+            continue
+        rows = [
+            [f"`{field.name}`", _setting(profile, field.name), _setting(usual, field.name)]
+            for field in fields
+            if getattr(profile, field.name) != getattr(usual, field.name)
+        ]
+        variables = [f"`{o.variable}` (`{o.key}`)" for o in OVERRIDES if o.profile == name]
+        parts += [
+            f"\n## `{name}`\n\n{PROFILE_TEXTS[name]}\n",
+            f"Read from the environment: {', '.join(variables)}.\n\n" if variables else "",
+            table(("setting", f"`{name}`", "`openai`"), rows),
+        ]
+    rows = [[f"`{field.name}`", docs[field.name], _setting(usual, field.name)] for field in fields]
+    parts += ["\n## What the settings mean\n\n", table(("setting", "", "`openai`"), rows)]
+    return "".join(parts)
+
+
+def _setting(profile: Profile, name: str) -> str:
+    return f"`{_SORTED.encode(getattr(profile, name)).decode()}`"
 
 
 def error_classes(root: type[errors.TrunklineError]) -> Iterator[tuple[type[errors.TrunklineError], int]]:
@@ -268,6 +326,7 @@ ROUTE_TEXTS = {
 HEADER_TEXTS = {
     "x-request-id": "On every answer: the request's own header of that name, or a new id. The access log has it too.",
     "x-trunkline-route": "Which backend answered, and under which model name.",
+    "x-trunkline-idempotent": "`joined` or `replayed`, where the [key](idempotency.md) of the request is known.",
     "x-trunkline-cache": "`hit` or `miss`, where the answer may come from the [cache](cache.md).",
     "x-trunkline-ignored": "Parameters that were accepted and that nothing used.",
     "x-accel-buffering": "`no` on streams: a proxy in front must not collect them.",

@@ -23,6 +23,7 @@ PAGES = [
             "responses",
             "streaming",
             "cache",
+            "idempotency",
             "usage",
             "ollama",
         )
