@@ -47,6 +47,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         early_status: The head of a chat stream is sent once the request is found right, before the backend has said anything.
         single_message: A chat request has exactly one message, of the user; the rest of the conversation is the agent's.
         remote_images: An image may be named by a URL; otherwise it has to be in the request, as a `data:` URL.
+        empty_answer: Content of a chat answer that has none, nor a tool call or a refusal.
         chat_forms: A chat request may also be a form: `message`, `files`, `session_id`, `model`.
         model_choice: `known`: a model has to be named, unless there is a default, and known. `first`: without a name and a default
             the first model answers. `any`: and a name that is unknown is answered by the same.
@@ -96,6 +97,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     early_status: bool = False
     single_message: bool = False
     remote_images: bool = True
+    empty_answer: str = ""
     chat_forms: bool = False
     model_choice: ModelChoice = "known"
     agent_name: str | None = None
@@ -181,6 +183,7 @@ PROFILES = MappingProxyType(
             early_status=True,
             single_message=True,
             remote_images=False,
+            empty_answer="The agent ended without a final answer. Please try again or narrow the task.",
             chat_forms=True,
             model_choice="first",
             agent_name="nanobot",

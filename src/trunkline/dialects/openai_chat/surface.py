@@ -233,7 +233,7 @@ class ChatEncoder:
         # Neither text nor a call nor a refusal: the content is an empty string, as in the whole answer.
         choice = self._choice(event.choice)
         said = choice.said or not choice.delta_extras.keys().isdisjoint(_SAID)
-        opening = b"" if said else self._chunk(event.choice, {"content": ""})
+        opening = b"" if said else self._chunk(event.choice, {"content": self._profile.empty_answer})
         return opening + self._chunk(event.choice, {}, finish_reason=event.finish_reason, usage=usage)
 
     def _usage_reported(self, event: ev.UsageReported) -> bytes:
@@ -425,7 +425,9 @@ def encode_turn(turn: Turn, request: Request, profile: Profile) -> dict[str, obj
         "object": "chat.completion",
         "created": turn.created_at,
         "model": request.model or turn.model,
-        "choices": [_whole_choice(choice, by_choice[choice.index]) for choice in turn.choices],
+        "choices": [
+            _whole_choice(choice, by_choice[choice.index], empty=profile.empty_answer) for choice in turn.choices
+        ],
     }
     if turn.usage is not None or profile.chat_usage != "known":
         completion["usage"] = parts.write_usage(turn.usage or Usage())
@@ -436,7 +438,7 @@ def encode_turn(turn: Turn, request: Request, profile: Profile) -> dict[str, obj
     return completion
 
 
-def _whole_choice(choice: ChoiceEnd, items: list[TurnItem]) -> dict[str, object]:
+def _whole_choice(choice: ChoiceEnd, items: list[TurnItem], *, empty: str) -> dict[str, object]:
     text: list[str] = []
     refusal: list[str] = []
     reasoning: list[str] = []
@@ -472,7 +474,7 @@ def _whole_choice(choice: ChoiceEnd, items: list[TurnItem]) -> dict[str, object]
     said = bool(calls or refusal) or not extras.keys().isdisjoint(_SAID)
     message: dict[str, object] = {
         "role": "assistant",
-        "content": "".join(text) if any(text) or not said else None,
+        "content": "".join(text) if any(text) else None if said else empty,
         "refusal": "".join(refusal) if refusal else None,
     }
     if any(reasoning):
