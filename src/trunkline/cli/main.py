@@ -13,6 +13,7 @@ from pathlib import Path
 from trunkline import __version__
 from trunkline.cli.check import check
 from trunkline.cli.output import Output
+from trunkline.cli.prints import printing_to
 from trunkline.cli.reload import serve_reloading
 from trunkline.cli.serve import ServeOptions, check_options, serve, served_config
 from trunkline.config.environment import OVERRIDES, PROCESS_ENVIRON
@@ -81,8 +82,9 @@ def _run(options: argparse.Namespace, *, environ: Mapping[str, str], output: Out
         serve_reloading(serving, environ=environ, output=output)
         return 0
     config, base_dir = served_config(serving, environ=environ)
-    configure_logging(config.server.log_level, sys.stderr)
-    serve(serving, config=config, base_dir=base_dir, output=output)
+    with printing_to(sys.stderr) as prints:
+        configure_logging(config.server.log_level, sys.stderr)
+        serve(serving, config=config, base_dir=base_dir, output=output, prints=prints)
     return 0
 
 

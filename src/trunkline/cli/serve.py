@@ -9,7 +9,6 @@ import contextlib
 import gc
 import os
 import socket
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from trunkline.cli.lifespan import Lifespan
 from trunkline.cli.listen import base_url, listen
 from trunkline.cli.model_names import with_default_model, with_model_names
 from trunkline.cli.output import Output
+from trunkline.cli.prints import Prints
 from trunkline.cli.recognise import with_dialects
 from trunkline.cli.target import target_document
 from trunkline.cli.welcome import print_welcome, url_line
@@ -70,8 +70,8 @@ def served_config(options: ServeOptions, *, environ: Mapping[str, str]) -> tuple
     return build_config(target_document(options.target), environ=environ, flags=options.flags), Path()
 
 
-def serve(options: ServeOptions, *, config: Config, base_dir: Path, output: Output) -> None:
-    """Serves until a signal. Raises ConfigError or BackendError where it cannot start."""
+def serve(options: ServeOptions, *, config: Config, base_dir: Path, output: Output, prints: Prints) -> None:
+    """Serves until a signal. `prints` is where the log goes. Raises ConfigError or BackendError where it cannot start."""
     if options.listen_fd is None:
         listener = listen(config.server.host, port=config.server.port)
     else:
@@ -84,8 +84,7 @@ def serve(options: ServeOptions, *, config: Config, base_dir: Path, output: Outp
         application = assemble(config, base_dir=base_dir)
         runner.run(_serve(application, listener, options=options, config=config, output=output))
         if runner.run(_left_behind()):
-            sys.stdout.flush()
-            sys.stderr.flush()
+            prints.finish()
             os._exit(0)  # closing the loop would wait for them for ever
 
 
