@@ -7,73 +7,138 @@ every request with `Upgrade`: one that does not ask for a WebSocket is read agai
 (RFC 9110, 7.8).
 """
 
+import asyncio
 import json
+import logging
 from collections.abc import Sequence
+from functools import lru_cache
+from urllib.parse import unquote
 
 import httptools
-from uvicorn._types import ASGI3Application, ASGISendEvent
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent, HTTPScope
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 1024
 _BODILESS = frozenset({204, 304})
+logger = logging.getLogger("trunkline.cli")
 
 
-class _Cycle(RequestResponseCycle):
-    """One response. Its head leaves with the first piece of its body, in one write, as ASGI has it.
+class _Cycle:
+    """One request and its response, as an ASGI application sees them.
 
-    uvicorn's own writes them one after the other, which is a system call and a packet more, and tries two regular expressions on
-    each line of the head, of which ours has fourteen.
+    The head of the response leaves with the first piece of its body, in one write, as ASGI has it. uvicorn's own writes them one
+    after the other, which is a system call and a packet more; it tries two regular expressions on each line of the head, of which
+    ours has fourteen; and it makes an event for each request, though most bodies are there before anybody asks for them.
     """
 
+    disconnected = False
+    response_started = False
+    response_complete = False
+    chunked_encoding: bool | None = None
+    expected_content_length = 0
+    more_body = True
+    body = b""
     _head = b""  # what waits for the body
+    _fresh = False  # something has come that `receive` has not given yet
+    _came: asyncio.Event | None = None  # made once somebody waits
+
+    def __init__(self, protocol: "BoundedHttp", scope: HTTPScope, *, keep_alive: bool, expects_100: bool) -> None:
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self._protocol: BoundedHttp | None = protocol  # none once the response has ended: a cycle would outlive it
+        self._transport = protocol.transport
+        self._flow = protocol.flow
+        self._default_headers = protocol.server_state.default_headers
+        self._expects_100 = expects_100
+
+    @property
+    def message_event(self) -> "_Cycle":
+        """What uvicorn sets when something has come, or nothing will any more."""
+        return self
+
+    def set(self) -> None:
+        self._fresh = True
+        if self._came is not None:
+            self._came.set()
+
+    async def run(self, app: ASGI3Application) -> None:
+        """Lets the application answer. It answers its own errors as well; a response that it leaves open ends the connection."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        finally:
+            self._protocol = None
+            if not self.response_complete and not self.disconnected:
+                logger.error("a response was not completed, its connection is closed")
+                self._transport.close()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        if self._expects_100 and not self._transport.is_closing():
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._expects_100 = False
+        if not self._fresh and not self.disconnected and not self.response_complete:
+            self._flow.resume_reading()
+            if self._came is None:
+                self._came = asyncio.Event()
+            await self._came.wait()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        self._fresh = False
+        if self._came is not None:
+            self._came.clear()
+        self._flow.resume_reading()
+        body, self.body = self.body, b""
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: ASGISendEvent) -> None:
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
+        if self._flow.write_paused and not self.disconnected:
+            await self._flow.drain()
         if self.disconnected:
             return
         if message["type"] == "http.response.start" and not self.response_started:
-            self.response_started, self.waiting_for_100_continue = True, False
-            self._head = self._written(message["status"], [*self.default_headers, *message.get("headers", ())])
+            self.response_started, self._expects_100 = True, False
+            self._head = self._written(message["status"], [*self._default_headers, *message.get("headers", ())])
             return
         if message["type"] != "http.response.body" or not self.response_started or self.response_complete:
             raise RuntimeError(f"{message['type']} is not what comes next in a response")
         body, more = message.get("body", b""), message.get("more_body", False)
-        pieces = [self._head] if self._head else []
-        self._head = b""
+        head, self._head = self._head, b""
         if self.scope["method"] == "HEAD":
-            self.expected_content_length = 0
+            self.expected_content_length, body = 0, b""
         elif self.chunked_encoding:
             if body:
-                pieces += (b"%x\r\n" % len(body), body, b"\r\n")
+                body = b"%x\r\n%b\r\n" % (len(body), body)
             if not more:
-                pieces.append(b"0\r\n\r\n")
+                body += b"0\r\n\r\n"
         else:
-            pieces.append(body)
             self.expected_content_length -= len(body)
             if self.expected_content_length < 0 or (self.expected_content_length and not more):
                 raise RuntimeError("the body is not as long as its Content-Length says")
-        self.transport.write(b"".join(pieces))
+        self._transport.write(head + body if head else body)
         if not more:
-            self.response_complete = True
-            self.message_event.set()
-            if not self.keep_alive:
-                self.transport.close()
-            self.on_response()
+            self._complete()
+
+    def _complete(self) -> None:
+        self.response_complete = True
+        self.set()
+        if not self.keep_alive:
+            self._transport.close()
+        protocol, self._protocol = self._protocol, None
+        if protocol is not None:
+            protocol.on_response_complete()
 
     def _written(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
         """The head as bytes. Raises RuntimeError where a header would be more than one line."""
-        lines = [STATUS_LINE[status]]
-        for name, value in headers:
-            if name == b"content-length":
-                self.expected_content_length, self.chunked_encoding = int(value), False
-            elif name == b"connection" and value == b"close":
-                self.keep_alive = False
-                continue
-            lines.append(b"%b: %b\r\n" % (name, value))
-        if not self.keep_alive:
+        lines = [STATUS_LINE[status], *map(_line, headers)]
+        named = dict(headers)
+        length = named.get(b"content-length")
+        if length is not None:
+            self.expected_content_length, self.chunked_encoding = int(length), False
+        if named.get(b"connection") == b"close":
+            self.keep_alive = False
+        elif not self.keep_alive:
             lines.append(b"connection: close\r\n")
-        if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in _BODILESS:
+        if length is None and self.scope["method"] != "HEAD" and status not in _BODILESS:
             self.chunked_encoding = True
             lines.append(b"transfer-encoding: chunked\r\n")
         lines.append(b"\r\n")
@@ -83,16 +148,27 @@ class _Cycle(RequestResponseCycle):
         return head
 
 
+@lru_cache(maxsize=256)
+def _line(header: tuple[bytes, bytes]) -> bytes:
+    """A line of a head; most are those of the head before."""
+    return b"%b: %b\r\n" % header
+
+
 class BoundedHttp(HttpToolsProtocol):
     """One connection."""
 
+    cycle: _Cycle  # type: ignore[assignment]  # ours in place of uvicorn's, whose members it has
     _head_bytes = 0  # of the head being read; -1 while there is none
+    _read_bytes = 0  # of the last read
     _offer: bytes | None = None  # the head of a request whose upgrade is ignored, without it
+    _idle_since_s: float | None = None
+    _idle_timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
+        self._read_bytes = len(data)
         if self._head_bytes >= 0:
             self._head_bytes += len(data)
-        self._unset_keepalive_if_required()
+        self._idle_since_s = None
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
@@ -102,26 +178,99 @@ class BoundedHttp(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(431, f"the request's head is larger than the {MAX_HEAD_BYTES} bytes this server accepts")
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
     def on_headers_complete(self) -> None:
-        size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
-        self._head_bytes = -1
-        if size > MAX_HEAD_BYTES:
+        if self._head_bytes + self._read_bytes > MAX_HEAD_BYTES and self._head_size() > MAX_HEAD_BYTES:
+            self._head_bytes = -1
             self._refuse(431, f"the request's head is larger than the {MAX_HEAD_BYTES} bytes this server accepts")
             return
-        method = self.parser.get_method()
-        if self.parser.should_upgrade() and method != b"CONNECT" and not (method == b"GET" and self._should_upgrade()):
-            self._offer = self._head_without_upgrade(method)
-            return
-        super().on_headers_complete()
+        self._head_bytes = -1
+        parser, scope = self.parser, self.scope
+        method, version = parser.get_method(), parser.get_http_version()
+        scope["method"] = method.decode("ascii")
+        if parser.should_upgrade():
+            wanted = self._should_upgrade()
+            if method != b"CONNECT" and not (method == b"GET" and wanted):
+                self._offer = self._head_without_upgrade(method)
+                return
+            if wanted:
+                return
+        if version != "1.1":
+            scope["http_version"] = version
+        raw_path, query = _split(self.url)
+        path = raw_path.decode("ascii")
+        scope["path"], scope["raw_path"] = unquote(path) if "%" in path else path, raw_path
+        scope["query_string"] = query
+        before = self._answering()
+        self.cycle = _Cycle(
+            self,
+            scope,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            expects_100=self.expect_100_continue,
+        )
+        if before:  # a request that did not wait for the answer to the one before it waits here
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))  # type: ignore[arg-type]  # see `cycle`
+        else:
+            self._start(self.cycle)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        cycle.__class__ = _Cycle  # uvicorn has no place to name another
-        super()._start_asgi_task(cycle, app)
+    def _head_size(self) -> int:
+        return len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
+
+    def _start(self, cycle: _Cycle) -> None:
+        task = self.loop.create_task(cycle.run(self.app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def on_body(self, body: bytes) -> None:
+        if not self._answering():
+            return
+        cycle = self.cycle
+        cycle.body = cycle.body + body if cycle.body else body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.set()
 
     def on_message_complete(self) -> None:
-        if self._offer is None:
-            super().on_message_complete()
         self._head_bytes = 0
+        if self._offer is not None or (self.parser.should_upgrade() and self._should_upgrade()):
+            return
+        if self._answering():
+            self.cycle.more_body = False
+            self.cycle.set()
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start(self.pipeline.pop()[0])  # type: ignore[arg-type]  # see `cycle`
+            return
+        self._idle_since_s = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_idle)
+
+    def _look_idle(self) -> None:
+        """Closes a connection on which nothing has come for long. One timer for all its requests, set anew only when it is over."""
+        self._idle_timer = None
+        if self._idle_since_s is None or self.transport.is_closing():
+            return
+        left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+        if left_s <= 0.001:
+            self.transport.close()
+        else:
+            self._idle_timer = self.loop.call_later(left_s, self._look_idle)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        super().connection_lost(exc)
 
     def _head_without_upgrade(self, method: bytes) -> bytes:
         lines = [b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())]
@@ -143,7 +292,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._refuse(400, "this connection cannot be upgraded now")
 
     def _answering(self) -> bool:
-        cycle: RequestResponseCycle | None = self.cycle  # there is none before the first request
+        cycle: _Cycle | None = self.cycle  # there is none before the first request
         return cycle is not None and not cycle.response_complete
 
     def send_400_response(self, msg: str) -> None:
@@ -161,3 +310,12 @@ class BoundedHttp(HttpToolsProtocol):
         ]
         self.transport.write(b"".join([*head, body]))
         self.transport.close()
+
+
+def _split(url: bytes) -> tuple[bytes, bytes]:
+    """The path and the query of a request's target."""
+    if url.startswith(b"/") and b"#" not in url:
+        path, _, query = url.partition(b"?")
+        return path, query
+    parsed = httptools.parse_url(url)  # a proxy's absolute form, say
+    return parsed.path, parsed.query or b""
