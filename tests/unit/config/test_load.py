@@ -83,14 +83,14 @@ WRONG_FILES = {
         "[sever]\n" + LOCAL,
         (
             "config trunkline.toml: sever: unknown setting 'sever' (did you mean 'server'?); "
-            "known: 'backends', 'cache', 'models', 'server', 'store'"
+            "known: 'backends', 'cache', 'idempotency', 'models', 'runs', 'server', 'sessions', 'store'"
         ),
     ),
     "table_of_a_later_version": (
         "[rollouts]\nmax_sessions = 60\n" + LOCAL,
         (
             "config trunkline.toml: rollouts: 'rollouts' is not in this version of trunkline; "
-            "known: 'backends', 'cache', 'models', 'server', 'store'"
+            "known: 'backends', 'cache', 'idempotency', 'models', 'runs', 'server', 'sessions', 'store'"
         ),
     ),
     "store_path_without_scheme": (
