@@ -115,7 +115,6 @@ def configure_logging(level: str, stream: TextIO) -> None:
     for name, least in (
         ("trunkline", level),
         ("uvicorn", "warning" if level == "info" else level),
-        ("aiohttp", "warning"),
         ("asyncio", "warning"),
     ):
         logger = logging.getLogger(name)
