@@ -128,7 +128,7 @@ class _Cycle:
             protocol.on_response_complete()
 
     def _written(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-        """The head as bytes. Raises RuntimeError where a header would be more than one line."""
+        """The head as bytes."""
         lines = [STATUS_LINE[status], *map(_line, headers)]
         named = dict(headers)
         length = named.get(b"content-length")
@@ -142,16 +142,16 @@ class _Cycle:
             self.chunked_encoding = True
             lines.append(b"transfer-encoding: chunked\r\n")
         lines.append(b"\r\n")
-        head = b"".join(lines)
-        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
-            raise RuntimeError("a header of the response has a line break")
-        return head
+        return b"".join(lines)
 
 
 @lru_cache(maxsize=256)
 def _line(header: tuple[bytes, bytes]) -> bytes:
-    """A line of a head; most are those of the head before."""
-    return b"%b: %b\r\n" % header
+    """A line of a head; most are those of the head before. Raises RuntimeError where it would be more than one line."""
+    line = b"%b: %b\r\n" % header
+    if line.count(b"\n") != 1 or line.count(b"\r") != 1:
+        raise RuntimeError("a header of the response has a line break")
+    return line
 
 
 class BoundedHttp(HttpToolsProtocol):

@@ -110,30 +110,31 @@ def integer(value: Json, path: str, *, low: int | None = None, high: int | None 
         if type(value) is not float or not value.is_integer():
             wrong_type(path, "an integer", value)
         value = int(value)
-    _range(value, path, "integer", low, high)
+    if (low is not None and value < low) or (high is not None and value > high):
+        _out_of_range(value, path, "integer", low, high)
     return value
 
 
 def number(value: Json, path: str, *, low: float | None = None, high: float | None = None) -> float:
     if type(value) is not float and type(value) is not int:
         wrong_type(path, "a decimal", value)
-    _range(value, path, "decimal", low, high)
+    if (low is not None and value < low) or (high is not None and value > high):
+        _out_of_range(value, path, "decimal", low, high)
     return value
 
 
-def _range(value: float, path: str, kind: str, low: float | None, high: float | None) -> None:
+def _out_of_range(value: float, path: str, kind: str, low: float | None, high: float | None) -> NoReturn:
     if low is not None and value < low:
         raise InvalidParameter(
             f"Invalid '{path}': {kind} below minimum value. Expected a value >= {low}, but got {value} instead.",
             code=f"{kind}_below_min_value",
             param=path,
         )
-    if high is not None and value > high:
-        raise InvalidParameter(
-            f"Invalid '{path}': {kind} above maximum value. Expected a value <= {high}, but got {value} instead.",
-            code=f"{kind}_above_max_value",
-            param=path,
-        )
+    raise InvalidParameter(
+        f"Invalid '{path}': {kind} above maximum value. Expected a value <= {high}, but got {value} instead.",
+        code=f"{kind}_above_max_value",
+        param=path,
+    )
 
 
 def array(value: Json, path: str) -> list[Json]:

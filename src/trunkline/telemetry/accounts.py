@@ -53,10 +53,15 @@ class Accounts:
             fields.append(f"cache={outcome.cache}")
         if outcome.stream and first_s is not None:
             fields.append(f"first_ms={(first_s - started_s) * 1000:.3f}")
-        if usage is not None:
-            fields.append(written({"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}))
-        fields.append(written({"finish": outcome.finish_reason, "error": outcome.error_code}))
-        self._access_log.write(line(event, " ".join([field for field in fields if field]), at_s=now_s))
+        if usage is not None and usage.input_tokens is not None:
+            fields.append(f"input_tokens={usage.input_tokens}")
+        if usage is not None and usage.output_tokens is not None:
+            fields.append(f"output_tokens={usage.output_tokens}")
+        if outcome.finish_reason is not None:
+            fields.append(f"finish={outcome.finish_reason}")  # one of ours, as the cache's word is
+        if outcome.error_code is not None:
+            fields.append(written({"error": outcome.error_code}))
+        self._access_log.write(line(event, " ".join(fields), at_s=now_s))
 
 
 @lru_cache(maxsize=512)

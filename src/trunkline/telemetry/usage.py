@@ -116,8 +116,10 @@ class UsageMeter:
         if usage is not None:
             tally.input_tokens += _believed(usage.input_tokens)
             tally.output_tokens += _believed(usage.output_tokens)
-            tally.cached_tokens += _believed(usage.cached_tokens)
-            tally.reasoning_tokens += _believed(usage.reasoning_tokens)
+            if usage.cached_tokens:
+                tally.cached_tokens += _believed(usage.cached_tokens)
+            if usage.reasoning_tokens:
+                tally.reasoning_tokens += _believed(usage.reasoning_tokens)
 
     def since_start(self) -> Mapping[UsageKey, Tally]:
         """What was counted since the server started."""

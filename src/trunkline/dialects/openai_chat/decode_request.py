@@ -57,12 +57,12 @@ def decode_request(body: bytes) -> Request:
         reading.missing("messages")
     fields["items"], fields["places"] = read_messages(reading.array(source["messages"], "messages"))
     for key, value in source.items():
-        reader = READERS.get(key)
-        if value is None:
+        if value is None or key in {"messages", "model"}:
             continue
+        reader = READERS.get(key)
         if reader is not None:
             reader(draft, value)
-        elif key not in ("model", "messages"):
+        else:
             draft.extra[key] = reading.raw(value)
             if key in OPAQUE:
                 draft.ask(key)
@@ -106,7 +106,7 @@ def _check_named(draft: Draft) -> None:
 def _number(name: str, *, low: float | None = None, high: float | None = None) -> Reader:
     def read(draft: Draft, value: Json) -> None:
         draft.fields[name] = reading.number(value, name, low=low, high=high)
-        draft.ask(name)
+        draft.asked[name] = name
 
     return read
 
@@ -123,7 +123,7 @@ def _text(name: str, *, asks: bool = True) -> Reader:
 def _max_tokens(wire: str) -> Reader:
     def read(draft: Draft, value: Json) -> None:
         draft.fields["max_output_tokens"] = reading.integer(value, wire, low=1)
-        draft.ask("max_output_tokens", wire)
+        draft.asked["max_output_tokens"] = wire
 
     return read
 

@@ -49,6 +49,7 @@ def read_messages(messages: list[Json]) -> tuple[tuple[Item, ...], tuple[str, ..
         path = f"messages[{position}]"
         message = reading.mapping(member, path)
         role = message.get("role")
+        parts: tuple[Part, ...]
         if role == "assistant":
             _read_assistant(message, path, items)
         elif role == "tool":
@@ -57,12 +58,17 @@ def read_messages(messages: list[Json]) -> tuple[tuple[Item, ...], tuple[str, ..
             reading.text_field(message, "name", path)
             items.append(OpaqueItem(wire_type="function", dialect=NAME, payload=reading.raw(message)))
         else:
-            role = reading.one_of(reading.field(message, "role", path), f"{path}.role", ROLES)
-            parts, as_string = _read_content(reading.field(message, "content", path), f"{path}.content")
+            if role not in ROLES:
+                reading.one_of(reading.field(message, "role", path), f"{path}.role", ROLES)
+            content = message.get("content")
+            if type(content) is str:  # as nearly all are
+                parts, as_string = (TextPart(content),), True
+            else:
+                parts, as_string = _read_content(reading.field(message, "content", path), f"{path}.content")
             name = message.get("name")
             items.append(
                 Message(
-                    role=role,  # type: ignore[arg-type]  # one_of has checked it
+                    role=role,  # type: ignore[arg-type]  # it is one of them
                     content=parts,
                     as_string=as_string,
                     name=None if name is None else reading.text(name, f"{path}.name"),
