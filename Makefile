@@ -12,7 +12,7 @@ help:
 	@echo 'make install     set up alone; the program is .venv/bin/trunkline'
 	@echo 'make test        every test                                    ARGS="-k stream"'
 	@echo 'make test-slow   the long suites'
-	@echo 'make test-clients  agent frameworks and command lines, installed for it (500 MB)'
+	@echo 'make test-clients  agent frameworks and command lines, installed for it (1 GB)'
 	@echo 'make bench       CPU cost per request and per streamed event'
 	@echo 'make bench-peers  other gateways to compare with, installed for it (1.5 GB)'
 	@echo 'make lint        formatting, lint, types, layers'
@@ -65,5 +65,5 @@ lock:
 	$(run)/python -m scripts.lock $(ARGS)
 
 clean:
-	@rm -rf .venv .venv-clients tests/sdk/node/node_modules tests/clients/*/node_modules .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-clients* tests/sdk/node/node_modules tests/clients/*/node_modules .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,4 +19,5 @@ def weather(city: str) -> str:
 
 # Without `stream_usage` a server other than OpenAI's own is not asked what the answer used.
 model = ChatOpenAI(model="gpt-5-mini", stream_usage=True)
-agent = as_agent(create_agent(model, [weather], system_prompt="You know the weather."))
+graph = create_agent(model, [weather], system_prompt="You know the weather.")
+agent = as_agent(graph.with_config(recursion_limit=20))  # steps; the default of `create_agent` is as good as none

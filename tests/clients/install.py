@@ -13,7 +13,8 @@ from scripts.node import ROOT, find_node
 
 HERE = Path(__file__).resolve().parent
 PYTHON_CLIENTS = ROOT / ".venv-clients"
-PYTHON = PYTHON_CLIENTS / "bin" / "python"
+APART = frozenset({"hermes", "nanobot"})
+"""Agents that pin what others need newer, or install modules called `utils` and `tools`: each in an environment of its own."""
 
 
 def run(*command: str | Path, cwd: Path) -> bool:
@@ -24,14 +25,24 @@ def run(*command: str | Path, cwd: Path) -> bool:
     return subprocess.run(command, cwd=cwd, env={**os.environ, "PATH": path}, check=False).returncode == 0
 
 
+def environment(name: str) -> Path:
+    return ROOT / f".venv-clients-{name}" if name in APART else PYTHON_CLIENTS
+
+
+def installed(name: str) -> Path:
+    """The file that says that it is."""
+    return environment(name) / name
+
+
 def install_python(name: str) -> bool:
-    requirements = HERE / name / "requirements.txt"
-    stamp = PYTHON_CLIENTS / name
+    """A client; where it is an agent that our server runs, `-e ../..` among its requirements is that server."""
+    requirements, stamp = HERE / name / "requirements.txt", installed(name)
     if stamp.is_file() and stamp.read_bytes() == requirements.read_bytes():
         return True
-    if not PYTHON.exists() and not run(sys.executable, "-m", "venv", PYTHON_CLIENTS, cwd=HERE):
+    python = environment(name) / "bin" / "python"
+    if not python.exists() and not run(sys.executable, "-m", "venv", environment(name), cwd=HERE):
         return False
-    pip = (PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:")
+    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:")
     if not run(*pip, "-r", requirements, cwd=HERE):
         return False
     stamp.write_bytes(requirements.read_bytes())
@@ -46,8 +57,18 @@ def install_node(name: str) -> bool:
     return node is not None and run(*node.npm, "ci", "--loglevel=error", cwd=folder)
 
 
+CLIENTS = {
+    "openai_agents": install_python,
+    "adapters": install_python,
+    "hermes": install_python,
+    "nanobot": install_python,
+    "ai_sdk": install_node,
+    "codex": install_node,
+}
+
+
 def main() -> int:
-    for name, install in (("openai_agents", install_python), ("ai_sdk", install_node), ("codex", install_node)):
+    for name, install in CLIENTS.items():
         print(f"{name}: {'installed' if install(name) else 'not to be had here; its trials are skipped'}", flush=True)
     return 0
 

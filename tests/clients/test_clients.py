@@ -4,41 +4,22 @@ Each trial is run against the scripted model itself, and through a second server
 The clients run as programs of their own, with a home of their own; nothing of theirs leaves this machine.
 """
 
-import asyncio
-import contextlib
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scripts.node import ROOT, find_node
-from tests.clients.install import HERE, PYTHON
+from scripts.node import ROOT
+from tests.clients.conftest import MODELS
+from tests.clients.install import HERE
+from tests.clients.programs import available, node, python_of, run
 from tests.docs.blocks import Block, commands, pieces, shows
 from tests.serving import Serving, serving
 
 pytestmark = pytest.mark.clients
 
-MODELS = ["scripted", "gpt-5.5", "gpt-6-sol"]
-SCRIPTED = f"""
-[server]
-api_keys = ["sk-test"]
-[backends.talk]
-type = "scripted"
-script = "script.toml"
-models = {json.dumps(MODELS)}
-"""
-THROUGH = """
-[server]
-api_keys = ["sk-test"]
-[backends.up]
-type = "http"
-dialect = "{dialect}"
-endpoints = ["{url}/v1"]
-api_key = "sk-test"
-"""
 GREETED = "Good morning."
 CODEX_CONFIG = """
 model_provider = "trunkline"
@@ -55,48 +36,8 @@ supports_websockets = {socket}
 """
 
 
-@pytest.fixture(params=["scripted", "openai_chat", "openai_responses"])
-async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Serving]:
-    scripts = {"script.toml": (HERE / "script.toml").read_text()}
-    async with contextlib.AsyncExitStack() as stack:
-        served = await stack.enter_async_context(serving(SCRIPTED, base_dir=tmp_path, scripts=scripts))
-        if request.param != "scripted":
-            toml = THROUGH.format(dialect=request.param, url=served.url)
-            served = await stack.enter_async_context(serving(toml, base_dir=tmp_path))
-        yield served
-
-
-async def run(*command: object, home: Path, environ: Mapping[str, str] = {}) -> str:
-    """What the program prints. It gets nothing of this process's environment but the path."""
-    process = await asyncio.create_subprocess_exec(
-        *map(str, command),
-        cwd=home,
-        env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(home), **environ},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, errors = await process.communicate()
-    assert process.returncode == 0, (out + errors).decode()
-    return out.decode()
-
-
-def node() -> Path:
-    found = find_node()
-    if found is None:
-        pytest.skip("no Node.js 20 or newer")
-    return found.binary
-
-
-def installed(marker: Path) -> Path:
-    if not marker.exists():
-        pytest.skip("not installed: run `make test-clients` where packages can be had")
-    return marker
-
-
 async def test_openai_agents(server: Serving, tmp_path: Path) -> None:
-    installed(PYTHON.parent.parent / "openai_agents")
-    out = await run(PYTHON, HERE / "openai_agents" / "trial.py", f"{server.url}/v1", home=tmp_path)
+    out = await run(python_of("openai_agents"), HERE / "openai_agents" / "trial.py", f"{server.url}/v1", home=tmp_path)
     assert json.loads(out) == {
         "run": GREETED,
         "tools": [
@@ -122,7 +63,7 @@ async def test_openai_agents(server: Serving, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("api", ["responses", "chat"])
 async def test_ai_sdk(server: Serving, tmp_path: Path, api: str) -> None:
-    installed(HERE / "ai_sdk" / "node_modules" / "ai")
+    available(HERE / "ai_sdk" / "node_modules" / "ai")
     out = await run(node(), HERE / "ai_sdk" / "trial.mjs", f"{server.url}/v1", api, home=tmp_path)
     seen = json.loads(out)
     assert seen.pop("reasoning") in ("They greet.", "")
@@ -142,7 +83,7 @@ class Codex:
     """`codex exec` in a folder of its own."""
 
     def __init__(self, server: Serving, home: Path, *, over_socket: bool) -> None:
-        self._program = installed(HERE / "codex" / "node_modules" / "@openai" / "codex" / "bin" / "codex.js")
+        self._program = available(HERE / "codex" / "node_modules" / "@openai" / "codex" / "bin" / "codex.js")
         self.home = home
         self._environ = {"CODEX_HOME": str(home), "TRUNKLINE_API_KEY": "sk-test"}
         (home / "config.toml").write_text(CODEX_CONFIG.format(url=server.url, socket=json.dumps(over_socket)))
@@ -213,9 +154,9 @@ async def test_the_page_does_what_it_says(tmp_path: Path) -> None:
     """docs/clients.md: its files beside each other, its programs as they stand there, and what they print."""
     home, page = tmp_path, pieces(ROOT / "docs" / "clients.md")
     blocks = [piece for piece in page if isinstance(piece, Block)]
-    (home / "node_modules").symlink_to(installed(HERE / "ai_sdk" / "node_modules"))
-    codex = installed(HERE / "codex" / "node_modules" / ".bin" / "codex")
-    installed(PYTHON.parent.parent / "openai_agents")
+    (home / "node_modules").symlink_to(available(HERE / "ai_sdk" / "node_modules"))
+    codex = available(HERE / "codex" / "node_modules" / ".bin" / "codex")
+    python = python_of("openai_agents")
     environ = {"PATH": f"{codex.parent}:{node().parent}:{os.environ.get('PATH', os.defpath)}"}
     (home / ".codex").mkdir()
     for block in blocks[:2]:
@@ -229,7 +170,7 @@ async def test_the_page_does_what_it_says(tmp_path: Path) -> None:
             if block.file is not None:
                 (home / block.file).write_text(block.text)
             elif block.language == "python":
-                printed = await run(PYTHON, "-c", block.text, home=home, environ=environ)
+                printed = await run(python, "-c", block.text, home=home, environ=environ)
             elif block.language == "js":
                 (home / "example.mjs").write_text(block.text)
                 printed = await run(node(), home / "example.mjs", home=home, environ=environ)
