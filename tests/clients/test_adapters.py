@@ -192,12 +192,14 @@ async def test_a_tool_waits_for_leave(framework: str, model: Serving, tmp_path: 
 async def test_the_agent_of_another_server(name: str, model: Serving, tmp_path: Path) -> None:
     """The real one, as it is: its answer streams, its tools show, and it stops when its client leaves."""
     settings = {
-        "agents": {"defaults": {"workspace": str(tmp_path), "model": "gpt-5-mini", "provider": "custom"}},
+        "agents": {"defaults": {"workspace": str(tmp_path / "work"), "model": "gpt-5-mini", "provider": "custom"}},
         "providers": {"custom": {"apiKey": "sk-test", "apiBase": f"{model.url}/v1"}},
     }
     (tmp_path / ".nanobot").mkdir()
     (tmp_path / ".nanobot" / "config.json").write_text(json.dumps(settings))
-    (tmp_path / "notes.txt").write_text("buy milk\n")
+    (tmp_path / "work").mkdir()
+    for notes in (tmp_path / "notes.txt", tmp_path / "work" / "notes.txt"):
+        notes.write_text("buy milk\n")
     path = {"hermes": "hermes/hermes.py", "nanobot": "nanobot/nanobot_agent.py"}[name]
     async with example(path, name=name, model=model, home=tmp_path) as client:
         served = (await client.models.list()).data[0].id
