@@ -158,7 +158,7 @@ class PythonSettings(BackendSettings, frozen=True, kw_only=True, tag="python"):
         target: `module:attribute` or `path/file.py:attribute`, relative to the configuration file.
         history: What the agent sees of the conversation: all of it, the last message only, or all of it as one text.
         client_tools: Whether the agent handles tools that the client declares; otherwise they are refused.
-        approval_timeout_s: Positive a question of the agent (`turn.approve`) waits for an answer; then it is denied.
+        approval_timeout_s: Seconds a question of the agent (`turn.approve`) waits for an answer; then it is denied.
     """
 
     target: str
@@ -212,7 +212,7 @@ class ModelSettings(_Table, frozen=True, kw_only=True):
 
 
 class StoreSettings(_Table, frozen=True, kw_only=True):
-    """What is kept between requests: responses, conversations, background runs, stored chat completions. See the store's page.
+    """What is kept between requests: responses, conversations, sessions, background runs, stored chat completions. See the store's page.
 
     Attributes:
         url: `sqlite:///FILE`, relative to the configuration file, or `sqlite:////FILE` from the root; or `memory:`, which a
