@@ -84,7 +84,9 @@ def changed_defaults(documented: type[msgspec.Struct]) -> str:
     """A sentence on the shared settings whose default differs for one type of backend."""
     shared = {field.name: field.default for field in msgspec.structs.fields(schema.BackendSettings)}
     own = {field.name: field.default for field in msgspec.structs.fields(documented)}
-    differing = [f"`{name} = {own[name]}`" for name in shared if own[name] != shared[name]]
+    differing = [
+        f"`{name} = {msgspec.json.encode(own[name]).decode()}`" for name in shared if own[name] != shared[name]
+    ]
     return f"Of the settings any backend has, here by default: {', '.join(differing)}.\n\n" if differing else ""
 
 
@@ -127,6 +129,8 @@ def configuration() -> str:
         table(HEADER, setting_rows(schema.KeySettings)),
         f"\n## `[store]`\n\n{paragraph(schema.StoreSettings)}\n\n",
         table(HEADER, setting_rows(schema.StoreSettings)),
+        f"\n## `[sessions]`\n\n{paragraph(schema.SessionSettings)}\n\n",
+        table(HEADER, setting_rows(schema.SessionSettings)),
         f"\n## `[cache]`\n\n{paragraph(schema.CacheSettings)}\n\n",
         table(HEADER, setting_rows(schema.CacheSettings)),
         "\n## `[backends.NAME]`\n\n"

@@ -24,6 +24,7 @@ PAGES = [
             "streaming",
             "cache",
             "idempotency",
+            "sessions",
             "usage",
             "ollama",
         )

@@ -396,7 +396,7 @@ async def test_turns_of_a_session_come_one_after_another(serve: Serve) -> None:
         others = []
         for position, text in enumerate(("two", "three"), start=2):
             others.append(asyncio.create_task(client.post(text)))
-            await eventually(lambda wanted=position: waiting(server) == wanted)
+            await until_waiting(server, position)
         assert (await Client(server, headers={"x-session-id": "other"}).post("aside")).status == 200
         assert HELD.begun == ["hold", "aside"]
         HELD.open("hold")
@@ -405,8 +405,13 @@ async def test_turns_of_a_session_come_one_after_another(serve: Serve) -> None:
         assert server.application.runtime.sessions.busy == 0
 
 
-def waiting(server: Serving, session_id: str = "s1") -> int:
-    return server.application.runtime.sessions._turns.waiting(("default", session_id))
+def waiting(server: Serving) -> int:
+    """How many have session s1 or wait for it."""
+    return server.application.runtime.sessions._turns.waiting(("default", "s1"))
+
+
+async def until_waiting(server: Serving, count: int) -> None:
+    await eventually(lambda: waiting(server) == count)
 
 
 async def test_who_waits_is_bounded_and_who_leaves_waits_no_more(serve: Serve) -> None:
@@ -416,14 +421,14 @@ async def test_who_waits_is_bounded_and_who_leaves_waits_no_more(serve: Serve) -
         first = asyncio.create_task(client.post("hold"))
         await eventually(lambda: HELD.begun == ["hold"])
         second = asyncio.create_task(client.post("two"))
-        await eventually(lambda: waiting(server) == 2)
+        await until_waiting(server, 2)
         refused = await client.post("three")
         assert (refused.status, refused.error["code"], refused.headers["retry-after"]) == (429, "session_busy", "1")
         run = await Asking(server, model="bot").post("background", background=True, session_id="s1")
         assert run.json()["status"] == "queued"  # what nobody waits for may wait
-        await eventually(lambda: waiting(server) == 3)
+        await until_waiting(server, 3)
         second.cancel()
-        await eventually(lambda: waiting(server) == 2)
+        await until_waiting(server, 2)
         HELD.open("hold")
         await first
         ended = await Asking(server, model="bot").ended(run.json()["id"])
@@ -540,7 +545,7 @@ async def test_what_cannot_be_a_session_is_refused(serve: Serve) -> None:
             ("/v1/sessions/s1/messages", {"messages": [{"role": "cat", "content": "m"}]}, "messages[0].role"),
             ("/v1/sessions/s1/fork", {"up_to": "msg_9"}, "up_to"),
         ):
-            refused = await call(server, "POST", path, **body)  # type: ignore[arg-type]
+            refused = await call(server, "POST", path, **body)
             assert (refused.status, refused.error["param"]) == (400, param), refused
         assert (await call(server, "POST", "/v1/sessions/s1/fork", id="s1")).status == 409
 

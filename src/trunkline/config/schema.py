@@ -212,7 +212,8 @@ class ModelSettings(_Table, frozen=True, kw_only=True):
 
 
 class StoreSettings(_Table, frozen=True, kw_only=True):
-    """What is kept between requests: responses, conversations, sessions, background runs, stored chat completions. See the store's page.
+    """What is kept between requests: responses, conversations, sessions, background runs, stored chat completions. See the store's
+    page.
 
     Attributes:
         url: `sqlite:///FILE`, relative to the configuration file, or `sqlite:////FILE` from the root; or `memory:`, which a

@@ -19,7 +19,7 @@ from trunkline.config.profiles import Profile
 from trunkline.config.schema import ServerSettings
 from trunkline.engine.auxiliary import is_auxiliary
 from trunkline.model.errors import InvalidParameter, PermissionDenied
-from trunkline.model.items import Message, text_of
+from trunkline.model.items import Message, TextPart, text_of
 from trunkline.model.request import Request
 from trunkline.server.exchange import Exchange, header
 from trunkline.server.runtime import Runtime
@@ -90,19 +90,24 @@ def checked_id(session_id: str, *, param: str) -> str:
 
 
 def derived_id(request: Request) -> str:
-    """The same for every turn of a conversation: from its instructions and its first user message."""
+    """The same for every turn of a conversation: from its first user message and the instructions before that."""
     system = [] if request.instructions is None else [request.instructions]
-    first: Message | None = None
+    said = ""
     for item in request.items:
-        if isinstance(item, Message):
-            if item.role in ("system", "developer"):
-                system.append(text_of(item.content))
-            elif item.role == "user" and first is None:
-                first = item
-    said = "" if first is None else text_of(first.content)
-    if first is not None and not said:
-        said = msgspec.json.encode(first.content).decode()  # an image, say
-    return "api-" + sha256("\n".join(["\n".join(system), said]).encode()).hexdigest()[:16]
+        if type(item) is Message:
+            if item.role == "user":
+                said = _said(item)
+                break
+            if item.role != "assistant":
+                system.append(_said(item))
+    return "api-" + sha256("\n".join([*(system or [""]), said]).encode()).hexdigest()[:16]
+
+
+def _said(message: Message) -> str:
+    content = message.content
+    if len(content) == 1 and type(content[0]) is TextPart:
+        return content[0].text
+    return text_of(content) or msgspec.json.encode(content).decode()  # an image, say
 
 
 def announce(exchange: Exchange, profile: Profile, session_id: str, memory_key: str | None) -> None:
