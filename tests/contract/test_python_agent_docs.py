@@ -16,8 +16,9 @@ from trunkline.model.errors import TrunklineError
 from trunkline.model.items import FunctionCall, FunctionCallOutput, Item, TextPart
 from trunkline.model.request import Tool
 from trunkline.model.turn import fold
+from trunkline.ports.approvals import Question
 from trunkline.ports.backend import BackendSetup
-from trunkline.testing.answers import CountingEntropy, PinnedClock, events_of, request_of, text_in
+from trunkline.testing.answers import CountingEntropy, PinnedClock, events_of, pinned_context, request_of, text_in
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "agents.md").read_text()
@@ -31,11 +32,24 @@ async def served(target: str, base_dir: Path, *, client_tools: bool = False) -> 
     return backend
 
 
-async def answered(backend: PythonBackend, *items: Item | str, tools: tuple[str, ...] = ()) -> list[str]:
+class Chooses:
+    """Somebody who answers every question with the same choice."""
+
+    def __init__(self, choice: str) -> None:
+        self._choice = choice
+
+    def ask(self, question: Question) -> str:
+        return self._choice
+
+
+async def answered(
+    backend: PythonBackend, *items: Item | str, tools: tuple[str, ...] = (), choice: str = "deny"
+) -> list[str]:
     """The answer in the page's words."""
     request = msgspec.structs.replace(request_of(*items), tools=tuple(Tool(name=name) for name in tools))
+    context = msgspec.structs.replace(pinned_context(), approvals=Chooses(choice))
     try:
-        events = await events_of(backend, request)
+        events = await events_of(backend, request, context)
     except TrunklineError as error:
         return [f"error: {error.status} {error.message}"]
     finally:
@@ -54,8 +68,10 @@ async def test_an_example_of_the_page_answers_as_shown(number: int, tmp_path: Pa
     lines = [line.rstrip() for line in expected.removesuffix("\n").split("\n")]
     said = [line.removeprefix("user: ") for line in lines if line.startswith("user: ")]
     tools = tuple(line.removeprefix("tools: ") for line in lines if line.startswith("tools: "))
+    choices = [line.removeprefix("choice: ") for line in lines if line.startswith("choice: ")]
     backend = await served(f"docs_agent_{number}.py:agent", tmp_path, client_tools=bool(tools))
-    assert await answered(backend, *said, tools=tools) == lines[len(said) + len(tools) :]
+    shown = await answered(backend, *said, tools=tools, choice=choices[0] if choices else "deny")
+    assert shown == lines[len(said) + len(tools) + len(choices) :]
 
 
 def test_the_page_has_examples_and_its_configuration_loads() -> None:
@@ -71,8 +87,8 @@ def test_the_test_of_the_page_passes() -> None:
 
 
 def test_everything_an_agent_gets_yields_and_returns_is_on_the_page() -> None:
-    fields = set(author.Turn.__struct_fields__) - {"cancellation"} | {"cancelled"} | KEYS
-    assert [name for name in sorted(fields) if f"`{name}`" not in PAGE] == []
+    fields = set(author.Turn.__struct_fields__) - {"cancellation"} | {"approve"} | {"cancelled"} | KEYS
+    assert [name for name in sorted(fields) if f"`{name}`" not in PAGE and f"`{name}(" not in PAGE] == []
     yields = [author.Reasoning, author.ToolStarted, author.ToolFinished, author.FunctionCall, author.Usage]
     assert [kind.__name__ for kind in yields if f"`{kind.__name__}(" not in PAGE] == []
 
