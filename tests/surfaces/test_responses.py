@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Serve
 from tests.fakes.upstream import DONE, Do, FakeUpstream, frame, streamed, text_frame, usage_frame
-from tests.responses import GET_WEATHER, Asking, call_output, check_stream, final_of, said
+from tests.responses import GET_WEATHER, Asking, call_output, check_object, check_stream, final_of, said
 from tests.serving import Serving, eventually, serving
 
 SCRIPT = r"""
@@ -320,7 +320,7 @@ async def _leaving(client: Asking, text: str, seen: bytes, **body: Any) -> Async
 
 async def _stored(client: Asking, response_id: str) -> Any:
     """What is kept of a response whose client left; it is written after the backend has been stopped."""
-    while (reply := await client.get(response_id)).status == 404:
+    while (reply := await client.get(response_id)).status == 404 or reply.json()["status"] == "in_progress":
         pass
     return reply.json()
 
@@ -348,6 +348,11 @@ async def test_work_that_may_end_without_its_client(serve: Serve, upstream: Fake
         client = Asking(server, model="up-model")
         async with _leaving(client, "x", b"so far", model="up-model") as response_id:
             pass
+        while (reply := await client.get(response_id)).status == 404:
+            pass  # until it has been noticed that the client has left
+        check_object(reply.json())
+        assert (reply.json()["id"], reply.json()["status"]) == (response_id, "in_progress")
+        assert (await client.get(response_id, "?stream=true")).status == 404
         go_on.set()
         stored = await _stored(client, response_id)
         assert (stored["status"], stored["output_text"]) == ("completed", "so far and on")

@@ -81,7 +81,7 @@ class Gateway:
 
     async def answer(self, call: Call) -> Answer:
         """Opens the answer. Raises the typed error of the last endpoint tried when none could begin."""
-        if call.session_named and await self.keeps_sessions(call.request.model or ""):
+        if call.named_session is not None and await self.keeps_sessions(call.request.model or ""):
             await self.check(call)  # what is refused is refused before it waits for its turn
             return Answer(await self._sessions.answer(call, self._known_or_asked))
         return await self._known_or_asked(call)

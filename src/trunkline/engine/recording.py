@@ -28,6 +28,11 @@ class _Call(msgspec.Struct):
     name: str | None = None
 
 
+class _WithResponse(msgspec.Struct):
+    response: msgspec.Raw
+
+
+_WITH_RESPONSE = msgspec.json.Decoder(_WithResponse)
 _CALLS = msgspec.json.Decoder(list[_Call])
 _RESPONSE = msgspec.json.Decoder(_Ended)
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
@@ -73,6 +78,11 @@ def _to_continue(ended: _Ended, chained: Chained) -> bytes:
             or (item.status != "incomplete" and item.name in tools)
         ]
     )
+
+
+def response_in(event: bytes) -> bytes:
+    """The Response object of an event that carries one."""
+    return bytes(_WITH_RESPONSE.decode(event).response)
 
 
 def conversation_items(response: StoredResponse, chained: Chained) -> list[StoredItem]:

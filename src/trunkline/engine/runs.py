@@ -28,7 +28,7 @@ from trunkline.engine.call import Call
 from trunkline.engine.chaining import Chained, Chaining
 from trunkline.engine.gateway import Answer, Gateway
 from trunkline.engine.idempotency import keyed_answer
-from trunkline.engine.recording import conversation_items, stored_response
+from trunkline.engine.recording import conversation_items, response_in, stored_response
 from trunkline.engine.run_log import FrameOf, Frames, LogPages, RunLog, follow
 from trunkline.engine.run_pump import Pump, patiently
 from trunkline.engine.run_replay import Replayed, give_up, replay, shifted
@@ -203,7 +203,7 @@ class Runs:
             raise BackendUnavailable("the server is shutting down", code="server_shutting_down")
         self._room.check(call.tenant, run.held_bytes)
         emitted = run.emitter.queued(_started(call))
-        snapshot = _response_in(emitted[-1])
+        snapshot = response_in(emitted[-1][1])
         stored = StoredRun(
             id=run.id,
             status="queued",
@@ -310,7 +310,7 @@ class Runs:
         closing = said.emitter.cut()
         _go_on(fresh, said)
         emitted = [*closing, *fresh.emitter.queued(_started(fresh.call), again=True)]
-        snapshot = stored_response(_response_in(emitted[-1]), fresh.chained, background=True)
+        snapshot = stored_response(response_in(emitted[-1][1]), fresh.chained, background=True)
         events = _logged(emitted, self._clock, first=first)
         if await self._store.requeue_run(stored.tenant, stored.id, response=snapshot, events=events):
             logger.warning("run %s has lost its worker and is run again, attempt %d", stored.id, fresh.attempt)
@@ -403,7 +403,7 @@ class Runs:
         run.begun = True
         first = run.emitter.sequence_number
         emitted = run.emitter.feed_events(_started(run.call))
-        snapshot = stored_response(_response_in(emitted[-1]), run.chained, background=True)
+        snapshot = stored_response(response_in(emitted[-1][1]), run.chained, background=True)
         await pump.start(snapshot, emitted, first=first)
 
     async def _pump_out(self, run: Run, answer: Answer, pump: Pump) -> ev.Terminal:
@@ -495,15 +495,3 @@ def _held_bytes(chained: Chained, body: bytes) -> int:
     if chained.conversation_id is not None:  # its items have been read and are not kept as they were
         history = len(msgspec.json.encode(chained.request.items))
     return len(body) + history
-
-
-class _WithResponse(msgspec.Struct):
-    response: msgspec.Raw
-
-
-_WITH_RESPONSE = msgspec.json.Decoder(_WithResponse)
-
-
-def _response_in(emitted: Emitted) -> bytes:
-    """The Response object of an event that carries one."""
-    return bytes(_WITH_RESPONSE.decode(emitted[1]).response)

@@ -63,12 +63,15 @@ class Answerer:
         *,
         record: Record | None = None,
         ask: Ask | None = None,
+        going_on: Callable[[], None] | None = None,
     ) -> None:
         """Sends the whole response. Typed errors before the head are rendered here too. `ask` gives the answer where the gateway is
-        not to be asked."""
+        not to be asked; `going_on` is called when the client has left and the answer is made all the same."""
         exchange.outcome.model = call.request.model
         exchange.outcome.stream = call.request.stream
-        with DisconnectWatch(receive, grace_s=lambda: call.outcome.grace_s, timers=self._watches) as watch:
+        with DisconnectWatch(
+            receive, grace_s=lambda: call.outcome.grace_s, going_on=going_on, timers=self._watches
+        ) as watch:
             try:
                 if call.request.stream:
                     await self._stream(call, exchange, watch, send, record, ask or self._gateway.answer)

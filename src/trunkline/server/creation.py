@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Iterator
 
 import msgspec
 from starlette.types import Receive
@@ -10,7 +11,8 @@ from trunkline.dialects.openai_responses import ResponsesSurface
 from trunkline.dialects.openai_responses.write_items import check_calls
 from trunkline.engine.call import Call
 from trunkline.engine.chaining import Chained, LocalHistories
-from trunkline.engine.recording import conversation_items, stored_response
+from trunkline.engine.recording import conversation_items, response_in, stored_response
+from trunkline.model import events as ev
 from trunkline.model.errors import ModelNotFound, NotFound, RequestError
 from trunkline.model.ids import new_id
 from trunkline.model.request import Request
@@ -112,6 +114,21 @@ class Creation:
         except ModelNotFound as error:  # decision 12: 404 on chat
             raise missing(error.message, code=error.code, param="model") from None
         return call, chained
+
+    @contextlib.contextmanager
+    def retrievable(self, call: Call) -> Iterator[Callable[[], None]]:
+        """Around the answering of what is stored at its end. From when what this gives is called, it is found as it stands."""
+        key = (call.tenant, call.turn_id)
+
+        def going_on() -> None:
+            started = ev.TurnStarted(call.turn_id, call.request.model or "", call.created_at)
+            begun = self._codec.emitter(call.request).feed_events(started)
+            self._state.unattended[key] = response_in(begun[-1][1])
+
+        try:
+            yield going_on
+        finally:
+            self._state.unattended.pop(key, None)
 
     def recorder(self, tenant: str, chained: Chained) -> Record:
         """Keeps the final object of that response."""

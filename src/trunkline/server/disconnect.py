@@ -24,10 +24,17 @@ class DisconnectWatch:
     _worker: asyncio.Task[object] | None = None
 
     def __init__(
-        self, receive: Receive, *, grace_s: Callable[[], float] = lambda: 0.0, timers: Timers | None = None
+        self,
+        receive: Receive,
+        *,
+        grace_s: Callable[[], float] = lambda: 0.0,
+        going_on: Callable[[], None] | None = None,
+        timers: Timers | None = None,
     ) -> None:
+        """`going_on` is called where the client has left and the work has its grace."""
         self._receive = receive
         self._grace_s = grace_s
+        self._going_on = going_on
         self._timers = timers or Timers(WATCH_AFTER_S)
 
     def __enter__(self) -> "DisconnectWatch":
@@ -75,5 +82,7 @@ class DisconnectWatch:
             pass
         grace_s = self._grace_s()
         if grace_s:  # nobody listens, but the work goes on for a while, or for good
+            if self._going_on is not None:
+                self._going_on()
             await asyncio.sleep(grace_s)
         self.give_up()

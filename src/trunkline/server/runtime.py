@@ -72,8 +72,12 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResponseState(msgspec.Struct, frozen=True):
-    """What keeps responses: the store, the histories in it, and the work that goes on in the background."""
+    """What keeps responses: the store, the histories in it, and the work that goes on in the background.
+
+    `unattended`: by tenant and id, those that are answered on although their client has left, as they stand until they are kept.
+    """
 
     store: Store
     chaining: Chaining
     runs: Runs
+    unattended: dict[tuple[str, str], bytes] = msgspec.field(default_factory=dict)

@@ -68,7 +68,11 @@ class CreateResponse:
             return
         with turn:
             call, record = await self._prepared(asked, exchange)
-            await self._answerer.respond(call, exchange, receive, send, record=record)
+            if record is None:
+                await self._answerer.respond(call, exchange, receive, send)
+                return
+            with self._creation.retrievable(call) as going_on:
+                await self._answerer.respond(call, exchange, receive, send, record=record, going_on=going_on)
 
     async def _prepared(self, asked: Asked, exchange: Exchange) -> tuple[Call, Record | None]:
         call, chained = await self._creation.prepare(

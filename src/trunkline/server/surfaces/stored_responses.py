@@ -41,8 +41,14 @@ class RetrieveResponse:
             await send_json(msgspec.json.encode({"id": response_id, "object": "response", "deleted": True}), send)
             return
         query, last_id = query_of(scope), header(scope, b"last-event-id")
-        response = await load(self._state.store, tenant, response_id)
         streamed = flag_of(query, "stream")
+        response = await self._state.store.load_response(tenant, response_id)
+        unattended = self._state.unattended.get((tenant, response_id))
+        if response is None and unattended is not None and not streamed:
+            await send_json(unattended, send)
+            return
+        if response is None:
+            raise not_found(response_id)
         after = _resume_after(response, query, last_id, streamed=streamed)
         if streamed:
             if not await self._state.runs.has_events(tenant, response_id):
