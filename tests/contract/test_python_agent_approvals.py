@@ -261,7 +261,10 @@ async def test_a_stream_shows_the_question_and_goes_on_when_it_is_answered(tmp_p
             assert question.tool == "shell"
             with pytest.raises(Conflict, match="has no open approval"):
                 approvals.resolve("mallory", turn_id, "once")
-            approvals.resolve("default", turn_id, "once")
+            path = f"/v1/runs/{turn_id}/approval"
+            wrong = await served.request("POST", path, b'{"choice": "perhaps"}')
+            assert (wrong.status, wrong.error["code"]) == (400, "invalid_approval_choice")
+            assert (await served.request("POST", path, b'{"choice": "once"}')).status == 200
             assert b'"once"' in await wire.until(b"[DONE]")
 
 
