@@ -30,6 +30,13 @@ steps = [{ text = "It is 5." }]
 match = "as json"
 steps = [{ text = '{"name": "Ada", ' }, { text = '"age": 36}' }]
 [[rules]]
+match = "use a tool"
+steps = [
+  { run = "search", label = "cats" },
+  { approval = "shell", text = "rm -r build", answer = "once" },
+  { text = "Done." },
+]
+[[rules]]
 match = "fail midway"
 steps = [{ text = "part" }, { error = "unavailable", message = "gone" }]
 [[rules]]
@@ -82,6 +89,12 @@ def test_stream(report: dict[str, Any]) -> None:
     assert chunks[3]["choices"][0]["finish_reason"] == "stop"
     assert chunks[4]["choices"] == []
     assert chunks[4]["usage"]["completion_tokens"] == 3
+
+
+def test_the_helper_hands_over_what_an_agent_does_meanwhile(report: dict[str, Any]) -> None:
+    assert report["agent"]["meanwhile"] == ["search", "search", "requested", "resolved"]
+    (choice,) = report["agent"]["final"]["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("Done.", "stop")
 
 
 def test_the_helper_accumulates_text_and_calls(report: dict[str, Any]) -> None:

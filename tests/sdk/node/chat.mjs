@@ -42,6 +42,17 @@ seen.helper = { content: [] };
 helper.on("content", (delta) => seen.helper.content.push(delta));
 seen.helper.final = await helper.finalChatCompletion();
 
+const agent = client.chat.completions.stream({
+  model: "scripted",
+  messages: said("use a tool"),
+  stream_options: { include_tool_events: true },
+});
+seen.agent = { meanwhile: [] };
+for await (const chunk of agent) {
+  if (chunk.choices.length === 0) seen.agent.meanwhile.push(chunk.tool ?? chunk.approval.status);
+}
+seen.agent.final = await agent.finalChatCompletion();
+
 seen.n = (await create("same", { n: 2 })).choices.map((choice) => [choice.index, choice.message.content]);
 seen.logprobs = (await create("one two", { logprobs: true, top_logprobs: 1 })).choices[0].logprobs;
 

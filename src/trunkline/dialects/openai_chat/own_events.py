@@ -3,11 +3,12 @@
 The API has no chunk for either. Tools are shown where the client or the server wants it, as named events or as lines of
 reasoning for clients that show only that. Questions are always sent: a client that never saw one would wait for nothing.
 
-A named event is also a chunk with no choices (`choices: []`), as the one with usage is, because most clients do not look at an
-event's name: the official SDKs hand it over as a chunk, others check that `choices` is a list. A profile may have the bare form
-that its own clients know.
+A named event is also a chunk with no choices, as the one with usage is, because most clients do not look at an event's name: the
+official SDKs hand over what has the `object` of a chunk, others check that `choices` is a list. The member `tool` or `approval`
+then says what it is. A profile may have the bare form that its own clients know.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -22,16 +23,22 @@ _encode = msgspec.json.encode
 
 
 class OwnEvents:
-    """One stream's. `name` stands before the events' own names."""
+    """One stream's. `head` is what its chunks have in common; `name` stands before the events' own names."""
 
     def __init__(
-        self, *, name: str, tools: ToolEvents, shape: Literal["chunk", "bare"], spaced: bool, turn_id: str
+        self,
+        head: Mapping[str, object],
+        *,
+        name: str,
+        tools: ToolEvents,
+        shape: Literal["chunk", "bare"],
+        spaced: bool,
     ) -> None:
+        self._head = head
         self._name = name
         self._tools = tools
         self._shape = shape
         self._spaced = spaced
-        self._turn_id = turn_id
         self._running: set[str] = set()
 
     def tool_frame(self, event: ev.ToolProgress) -> bytes:
@@ -59,10 +66,11 @@ class OwnEvents:
 
     def approval_requested(self, event: ev.ApprovalRequested) -> bytes:
         asked = {"call_id": event.call_id, "tool": event.tool, "text": event.text, "choices": event.choices}
-        return self._frame("approval.requested", {"approval": asked})
+        return self._frame("approval.requested", {"approval": {**asked, "status": "requested"}})
 
     def approval_resolved(self, event: ev.ApprovalResolved) -> bytes:
-        return self._frame("approval.resolved", {"approval": {"call_id": event.call_id, "choice": event.choice}})
+        answered = {"call_id": event.call_id, "choice": event.choice, "status": "resolved"}
+        return self._frame("approval.resolved", {"approval": answered})
 
     def _follows(self, event: ev.ToolProgress) -> bool:
         """Whether clients may see it: not a tool of the agent's own affairs, and no end of what never began."""
@@ -77,7 +85,7 @@ class OwnEvents:
 
     def _frame(self, kind: str, data: dict[str, object], *, bare: bool = False) -> bytes:
         name = f"{self._name}.{kind}"
-        written = _encode(data if bare else {"id": self._turn_id, "object": name, "choices": [], **data})
+        written = _encode(data if bare else {**self._head, "choices": [], **data})
         if self._spaced:
             written = msgspec.json.format(written, indent=0)
         return b"event: %b\ndata: %b\n\n" % (name.encode(), written)
