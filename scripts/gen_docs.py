@@ -301,6 +301,7 @@ ROUTE_TEXTS = {
     "/v1/sessions/{id}/fork": "A new session that begins as this one.",
     "/v1/sessions/{session_id}/chat/completions": "A chat completion in that session.",
     "/v1/sessions/{session_id}/responses": "A response in that session.",
+    f"{WEBSOCKET} /v1/sessions/{{session_id}}/responses": "Responses in that session over one connection.",
     "/v1/embeddings": "Vectors for texts.",
     "/v1/completions": "A text continued, streamed or not.",
     "/v1/rerank": "Documents by how well they answer a query.",

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import websockets
 
 from tests.conftest import Serve
 from tests.fakes.upstream import DONE, FakeUpstream, json_answer, streamed, text_frame
 from tests.responses import Asking, call_output
 from tests.serving import Reply, Serving, eventually, user
-from tests.sockets import HELD, HOLD, HOLDING, socket
+from tests.sockets import HELD, HOLD, HOLDING, Socket, socket
 from trunkline.engine.auxiliary import RULES
 
 SEES = """
@@ -219,7 +220,10 @@ async def test_a_session_goes_on_over_every_surface(serve: Serve) -> None:
             assert ws.connection.response is not None
             assert ws.connection.response.headers["x-session-id"] == "s1"
             await ws.answer("socket", store=False)
-        said = ["chat", "streamed", "response", "streamed response", "background", "socket"]
+        url = f"ws://{server.host}:{server.port}/v1/sessions/s1/responses"
+        async with websockets.connect(url, proxy=None) as connection:
+            await Socket(connection, "bot").answer("socket by path")
+        said = ["chat", "streamed", "response", "streamed response", "background", "socket", "socket by path"]
         expected = [one for text in said for one in (f"u:{text}", "a")]
         assert await Client(server, headers=S).messages("last") == [*expected, "u:last"]
 

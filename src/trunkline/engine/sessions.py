@@ -11,6 +11,7 @@ that failed leaves nothing, as its client will ask again. A store that fails cos
 answered without it, and says so (`x-trunkline-warning`).
 """
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -33,6 +34,7 @@ from trunkline.ports.runtime import Clock
 from trunkline.ports.stores import SessionStore, StoredItem
 
 RETRY_AFTER_S = 1.0
+SLICE = 500
 HISTORY_LOST = "the session's history could not be read; answered without it"
 TURN_LOST = "the session could not be extended by this turn"
 logger = logging.getLogger("trunkline.engine")
@@ -91,7 +93,7 @@ class Sessions:
             if _is_chained(call.request):
                 return await self._store.load(call.tenant, session_id) is not None, None
             stored = await self._store.history(call.tenant, session_id)
-            return stored is not None, items_from_stored([item.data for item in stored or ()])
+            return stored is not None, await _items_of(stored or ())
         except (StoreError, RequestError) as error:  # the latter for what is stored and cannot be read
             logger.warning("session %s: %s: %s", session_id, HISTORY_LOST, error.message)
             call.outcome.warning = HISTORY_LOST
@@ -162,6 +164,16 @@ class _SessionAnswer(Events):
             await self._recorder.end()
         finally:
             self._turn.close()
+
+
+async def _items_of(stored: Sequence[StoredItem]) -> tuple[Item, ...]:
+    """A long history is read in slices, between which others get their turn."""
+    items: list[Item] = []
+    for start in range(0, len(stored), SLICE):
+        if start:
+            await asyncio.sleep(0)
+        items += items_from_stored([item.data for item in stored[start : start + SLICE]])
+    return tuple(items)
 
 
 def _is_chained(request: Request) -> bool:

@@ -19,7 +19,7 @@ _METHODS = b"GET, POST, PATCH, DELETE, OPTIONS"
 _REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id"
 _HEADER_NAME = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 MAX_HEADERS = 40
-_EXPOSED = "X-Request-Id, X-Trunkline-Route, X-Trunkline-Ignored, X-Trunkline-Cache, Retry-After"
+_EXPOSED = "X-Request-Id, X-Trunkline-Route, X-Trunkline-Ignored, X-Trunkline-Cache, X-Trunkline-Warning, Retry-After"
 MAX_AGE_S = 600
 
 

@@ -407,4 +407,8 @@ def _data_of(message: Message, *, limit_bytes: int) -> bytes:
 
 
 def routes(runtime: Runtime, codec: ResponsesSurface, state: ResponseState) -> list[BaseRoute]:
-    return [WebSocketRoute("/v1/responses", ResponsesSocket(runtime, codec, state))]
+    sockets = ResponsesSocket(runtime, codec, state)
+    return [
+        WebSocketRoute("/v1/responses", sockets),
+        WebSocketRoute("/v1/sessions/{session_id}/responses", sockets),
+    ]

@@ -5,6 +5,9 @@ outputs are among them. Adding to a session waits for its turn as an answer does
 then leaves nothing behind.
 """
 
+import asyncio
+import contextlib
+
 import msgspec
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
@@ -15,6 +18,7 @@ from trunkline.model.errors import InvalidParameter, NotFound
 from trunkline.model.ids import new_id
 from trunkline.ports.stores import SessionStore, StoredSession
 from trunkline.server.body import read_body
+from trunkline.server.disconnect import DisconnectWatch
 from trunkline.server.exchange import exchange_of
 from trunkline.server.json_response import send_json
 from trunkline.server.listing import Entry, listing, one_more
@@ -93,11 +97,25 @@ class SessionResources:
         body, source = await self._read(scope, receive)
         tenant, session = exchange_of(scope).tenant, await self._load(scope)
         items = required_items(source.get("messages"), body, self._runtime, member="messages", at_most=MAX_MESSAGES)
-        with await self._runtime.sessions.turn(tenant, session.id):
+        turn = await self._turn(tenant, session.id, receive)
+        if turn is None:
+            exchange_of(scope).outcome.error_code = "client_disconnected"
+            return
+        with turn:
             now_s = int(self._runtime.clock.now_s())
             if not await self._store.extend(tenant, session.id, items, now_s=now_s):
                 raise _not_found(session.id)
         await send_json(listing([Entry(item.id, item.data) for item in items], limit=len(items)), send)
+
+    async def _turn(self, tenant: str, session_id: str, receive: Receive) -> contextlib.ExitStack | None:
+        """The session's turn; None for a client that has left while it waited."""
+        async with DisconnectWatch(receive) as watch:
+            try:
+                return await self._runtime.sessions.turn(tenant, session_id)
+            except asyncio.CancelledError:
+                if not watch.caught():
+                    raise
+                return None
 
     async def _read(self, scope: Scope, receive: Receive) -> tuple[bytes, Object]:
         """The body, for which nothing at all is as good as an empty object."""
