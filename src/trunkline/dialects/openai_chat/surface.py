@@ -277,11 +277,11 @@ class ChatEncoder:
     def _own_events(self) -> OwnEvents:
         if self._own is None:
             self._own = OwnEvents(
+                self._head,
                 name=self._profile.own_name,
                 tools=self._tool_events,
                 shape=self._profile.tool_event_shape,
                 spaced=self._spaced,
-                turn_id=str(self._head.get("id", "")),
             )
         return self._own
 
