@@ -264,6 +264,38 @@ async def test_usage_of_the_last_turn_is_reported_only_where_it_is_certain() -> 
     await backend.close()
 
 
+async def test_usage_told_to_hooks_is_each_turns_own() -> None:
+    both = asyncio.Barrier(2)
+
+    class Counted:
+        def __init__(self, tokens: int) -> None:
+            self.input_tokens, self.output_tokens = tokens, 2
+            self.cache_read_tokens, self.cache_write_tokens = 5, None
+
+    class After:
+        def __init__(self, tokens: int) -> None:
+            self.usage = Counted(tokens)
+
+    class Agent:
+        async def process_direct(self, content: str, hooks: list[Any]) -> str:
+            (hook,) = hooks
+            await both.wait()
+            await hook.before_run(None)
+            assert hook.wants_streaming() is False
+            assert not hasattr(hook, "_private")
+            await hook.whatever_comes_later(1, two=2)
+            await hook.after_run(After(len(content)))
+            return str(hook.finalize_content(None, content))
+
+    backend = await started(Agent())
+    answers = await asyncio.gather(*[events_of(backend, request_of(word)) for word in ("one", "three")])
+    assert [text_in(events) for events in answers] == ["one", "three"]
+    assert [fold(events).usage for events in answers] == [
+        Usage(input_tokens=3, output_tokens=2, cached_tokens=5), Usage(input_tokens=5, output_tokens=2, cached_tokens=5),
+    ]  # fmt: skip
+    await backend.close()
+
+
 async def test_a_value_that_is_no_text_fails_the_turn_even_if_the_agent_swallows_it() -> None:
     class Agent:
         async def process_direct(self, content: str, on_stream: OnStream) -> str:

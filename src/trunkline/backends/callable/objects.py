@@ -15,6 +15,7 @@ from typing import cast
 from trunkline.agent import Turn, Usage
 from trunkline.backends.callable.form import Accepts, Media, accepts, check_makes, is_async, made_class
 from trunkline.backends.callable.media import user_message
+from trunkline.backends.callable.usage_hook import UsageHook
 from trunkline.backends.callable.voice import Voice
 from trunkline.model.errors import AgentError, ConfigError
 from trunkline.ports.backend import PartKind
@@ -72,6 +73,7 @@ class ProcessDirect:
         self._turns = _Turns()
 
     def call(self, turn: Turn, voice: Voice) -> object:
+        hook = UsageHook()
         agent = self._object.made({"session_id": _scoped(turn, turn.session_id)})
         arguments = self._object.method_takes.of(
             {
@@ -83,21 +85,25 @@ class ProcessDirect:
                 "on_stream": voice.text,
                 "on_stream_end": voice.segment_end,
             },
-            if_named={"on_progress": voice.progress},
+            if_named={"on_progress": voice.progress, "hooks": [hook]},
         )
         method = self._object.method(agent)
         if self.on_loop:
-            return self._awaited(agent, cast("Callable[..., Awaitable[object]]", method), arguments)
+            return self._awaited(agent, cast("Callable[..., Awaitable[object]]", method), arguments, hook)
         with self._turns.usage_of(agent) as usage:
             value = method(**arguments)
-            return _spoken(value, usage())
+            return _spoken(value, hook.usage or usage())
 
     async def _awaited(
-        self, agent: object, method: Callable[..., Awaitable[object]], arguments: Mapping[str, object]
+        self,
+        agent: object,
+        method: Callable[..., Awaitable[object]],
+        arguments: Mapping[str, object],
+        hook: UsageHook,
     ) -> object:
         with self._turns.usage_of(agent) as usage:
             value = await method(**arguments)
-            return _spoken(value, usage())
+            return _spoken(value, hook.usage or usage())
 
 
 class RunConversation:
