@@ -8,16 +8,14 @@ from typing import Any
 
 import aiohttp
 import pytest
-import uvicorn
 from openai import AsyncOpenAI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
-from tests.serving import eventually
+from tests.embed.uvicorn_server import on_uvicorn
 from trunkline.agent import Output, Turn, Usage
-from trunkline.cli.listen import listen
 from trunkline.embed import EmbeddedApp, create_app
 from trunkline.model.errors import ConfigError
 
@@ -39,20 +37,6 @@ async def own_page(_request: Request) -> PlainTextResponse:
 def around(mounted: Any, **keywords: Any) -> Starlette:
     """An application with a page of its own and ours below /ai."""
     return Starlette(routes=[Route("/", own_page), Mount("/ai", mounted)], **keywords)
-
-
-@contextlib.asynccontextmanager
-async def on_uvicorn(app: Any, **settings: Any) -> AsyncIterator[str]:
-    """The base URL of an application under uvicorn's own server."""
-    with contextlib.closing(listen("127.0.0.1", port=0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, **settings))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            await eventually(lambda: server.started or serving.done())
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await serving
 
 
 async def asked(url: str, text: str = "hi", **body: Any) -> tuple[int, Any]:
