@@ -56,6 +56,14 @@ def build_embedder(settings: CacheSettings, *, base_dir: Path) -> Embedder | Non
     return build(None if settings.embedding_model is None else base_dir / settings.embedding_model)
 
 
+def check_embedder(settings: CacheSettings, *, base_dir: Path) -> None:
+    """Raises what building it would raise, without loading a model."""
+    if settings.semantic:
+        module = _load(EMBEDDER, wanted="comparing questions by their meaning", key="cache.semantic")
+        check = cast("Callable[[Path | None], None]", module.check)
+        check(None if settings.embedding_model is None else base_dir / settings.embedding_model)
+
+
 def _load(plugin: BackendPlugin, *, wanted: str, key: str) -> ModuleType:
     try:
         return importlib.import_module(plugin.module)

@@ -57,6 +57,13 @@ def test_the_resolved_routes_are_printed_as_a_table(tmp_path: Path) -> None:
     ]
 
 
+def test_a_cache_that_could_not_compare_meanings_is_found(tmp_path: Path) -> None:
+    write(tmp_path, '[cache]\nsemantic = true\nembedding_model = "nowhere"\n[backends.demo]\ntype = "scripted"\n')
+    ended = run("check", "trunkline.toml", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "trunkline[semantic-cache]" in ended.stderr or f"there is no {tmp_path / 'nowhere'}" in ended.stderr
+
+
 def test_a_wrong_file_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     write(tmp_path, ROUTES.replace("http://u:hunter2@127.0.0.1:9/v1", "127.0.0.1:9"))
     ended = run("check", "trunkline.toml", cwd=tmp_path)

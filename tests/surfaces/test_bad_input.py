@@ -168,6 +168,25 @@ async def test_what_is_wrong_is_named_by_its_path(echo: Serving, change: dict[st
     assert str(reply.error["param"]).startswith(param), reply.error
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", OK),
+        ("/v1/responses", {"model": "scripted", "input": "a"}),
+        ("/v1/embeddings", {"model": "scripted", "input": "a"}),
+        ("/api/chat", OK),
+    ],
+)
+@pytest.mark.parametrize("name", ["MODEL", "Stream"])
+async def test_a_name_in_another_case_is_not_passed_on_to_servers_that_would_take_it(
+    path: str, body: dict[str, object], name: str, echo: Serving
+) -> None:
+    reply = await echo.request("POST", path, json.dumps({**body, name: "other"}).encode())
+    assert reply.status == 400
+    said = reply.json()["error"]
+    assert f"did you mean '{name.lower()}'" in (said if isinstance(said, str) else said["message"])
+
+
 async def test_missing_messages_is_a_missing_parameter(echo: Serving) -> None:
     reply = await echo.post_raw(b'{"model":"scripted"}')
     assert reply.error["param"] == "messages"

@@ -613,6 +613,18 @@ async def test_statistics_log_usage_and_metrics_tell_hits_from_misses(serve: Ser
         assert 'trunkline_cache_requests_total{tenant="default",model="m",result="miss"} 1' in metrics
 
 
+async def test_an_admin_sees_what_everybody_has_in_it(serve: Serve) -> None:
+    keys = "".join(f'[[server.keys]]\nname = "{name}"\nkey = "sk-{name}"\n' for name in ("ann", "bob", "root"))
+    async with serve(keys + "admin = true\n" + ECHO) as server:
+        for name in ("ann", "bob"):
+            await chat(server, headers={"authorization": f"Bearer sk-{name}"})
+        seen = {}
+        for name in ("ann", "root"):
+            shown = (await server.get("/v1/cache", headers={"authorization": f"Bearer sk-{name}"})).json()
+            seen[name] = (shown["entries"], [row["tenant"] for row in shown["data"]])
+    assert seen == {"ann": (1, ["ann"]), "root": (2, ["ann", "bob"])}
+
+
 async def test_clearing_takes_one_model_or_all_and_nothing_else(serve: Serve) -> None:
     async with serve(ECHO) as server:
         use = {"x-trunkline-cache": "use"}

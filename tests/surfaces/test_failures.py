@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import Serve
 from tests.fakes import counter
+from tests.fakes.upstream import FakeUpstream, json_answer
 from tests.serving import Serving, eventually, finish_of, read_frames, text_of, user
 
 SCRIPTED = '[backends.talk]\ntype = "scripted"\nscript = "script.toml"\n{settings}\n'
@@ -307,6 +308,7 @@ async def test_a_client_that_closes_only_its_own_side_is_still_answered(echo: Se
 
 EAGER = """
 from tests.fakes import counter
+from tests.fakes.upstream import FakeUpstream, json_answer
 async def agent(turn):
     for _ in range(100_000):
         counter.made += 1
@@ -424,3 +426,10 @@ async def test_requests_on_one_connection_are_answered_in_order(echo: Serving) -
         for word in ("first", "second", "third"):
             reply = await wire.reply()
             assert word in reply.body.decode()
+
+
+async def test_a_key_that_an_upstream_refuses_is_that_backends(upstream: FakeUpstream, serve: Serve) -> None:
+    upstream.plan([json_answer({"error": {"message": "key sk-123 is wrong"}}, status="401 No")])
+    async with serve(f'[backends.gpu]\ntype = "http"\nendpoints = ["{upstream.url}"]\nretries = 0\n') as server:
+        error = (await server.chat(model="up-model")).error
+    assert error["message"] == "backend 'gpu' refused this server's API key"

@@ -106,7 +106,7 @@ class HttpBackend:
         finally:
             answer.close()
         if answer.status != 200:
-            raise self._cleaned(self._codec.decode_error(answer.status, body))
+            raise self._refused(answer.status, body)
         models = self._dialect.read_models(body, self._upstream.name)
         if self._settings.vendor is None and self._dialect.vendor is None:
             self._vendor = guessed(models, server=answer.header("Server"), host=self._host)
@@ -253,7 +253,7 @@ class HttpBackend:
             return BackendUnavailable(
                 f"{self._upstream.name} redirects elsewhere; configure the address that the server's log names"
             )
-        error = refusal(self._cleaned(self._codec.decode_error(answer.status, body)))
+        error = refusal(self._refused(answer.status, body))
         if answer.status in (404, 405) and error.code in _SAYS_NOTHING and not _is_about_model(error):
             message = (
                 f"{self._upstream.name} answered {answer.status} to POST {self._dialect.path} ({error.message}); "
@@ -269,6 +269,12 @@ class HttpBackend:
 
     def _is_stream(self, answer: Answer) -> bool:
         return answer.header("Content-Type").lower().startswith(self._dialect.stream_type)
+
+    def _refused(self, status: int, body: bytes) -> BackendError:
+        error = self._cleaned(self._codec.decode_error(status, body))
+        if status == 401:  # its text is not shown: it may hold a part of the key
+            error.message = f"{self._upstream.name} refused this server's API key"
+        return error
 
     def _cleaned(self, error: BackendError) -> BackendError:
         """The error without our key and the server's address, which some servers repeat."""

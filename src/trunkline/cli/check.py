@@ -16,6 +16,7 @@ from trunkline.cli.target import agent_name
 from trunkline.config.checks import static_models, unlisted_backends, without_password
 from trunkline.config.load import load_config
 from trunkline.config.schema import Backend, Config, EmbeddedSettings, HttpSettings, PythonSettings, ScriptedSettings
+from trunkline.plugins import check_embedder
 from trunkline.ports.backend import Checkable
 from trunkline.ports.runtime import SystemClock, SystemEntropy
 
@@ -30,6 +31,7 @@ def check(path: Path, *, environ: Mapping[str, str], output: Output) -> None:
         for endpoint in endpoints:
             if isinstance(endpoint.backend, Checkable):
                 endpoint.backend.check()
+    check_embedder(config.cache, base_dir=path.parent)
     heading, *rows = table(HEADER, route_rows(config))
     output.line(heading, style=Style.STRONG)
     for row in rows:

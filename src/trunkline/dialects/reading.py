@@ -5,7 +5,7 @@ says what was expected in the words OpenAI's own API uses; unknown keys are seen
 `content` (string, parts or null) reads as one sentence. Measured, it costs the same as typed decoding for bodies of this size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import NoReturn, cast
 
 import msgspec
@@ -212,6 +212,21 @@ def function_parameters(source: Object, path: str) -> msgspec.Raw | None:
         code="invalid_function_parameters",
         param=path,
     )
+
+
+def unnamed(key: str, value: Json, known: Container[str]) -> msgspec.Raw:
+    """The value of a member that nothing here names, to be passed on.
+
+    Raises InvalidParameter for one that differs from a known name in its case alone. There are servers that take it for that name,
+    and would then answer with another model, say, than was asked for here.
+    """
+    if key.casefold() in known:
+        raise InvalidParameter(
+            f"Unknown parameter: '{key}'. Names are case-sensitive: did you mean '{key.casefold()}'?",
+            code="unknown_parameter",
+            param=key,
+        )
+    return raw(value)
 
 
 def string_map(value: Json, path: str) -> dict[str, str]:

@@ -83,5 +83,11 @@ def _file(name: str, folder: Path | None) -> Path:
     return path
 
 
+def check(folder: Path | None) -> None:
+    """Raises ConfigError for a model that is not there. Loads nothing."""
+    for name in (MODEL, TOKENIZER):
+        _file(name, folder)
+
+
 def build(folder: Path | None) -> OnnxEmbedder:
     return OnnxEmbedder(folder)

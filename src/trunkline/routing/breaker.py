@@ -23,7 +23,7 @@ from trunkline.model.errors import (
 )
 from trunkline.ports.runtime import Clock
 
-ANY = "*"
+ANY = "any"
 """Stands for every operation: what a probe of the endpoint found out."""
 FailureClass = Literal["unavailable", "timeout", "rate_limited", "protocol", "server_error"]
 
@@ -157,7 +157,7 @@ class Breaker:
         """Open circuits as `operation/class`, with the seconds until their next trial: for health and logs."""
         now = self._clock.monotonic_s()
         return {
-            f"{operation}/{kind}": max(0.0, circuit.until_s - now)
+            f"{operation}/{kind}": round(max(0.0, circuit.until_s - now), 1)
             for (operation, kind), circuit in self._circuits.items()
             if circuit.until_s is not None
         }

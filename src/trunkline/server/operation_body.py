@@ -7,7 +7,7 @@ values as they came.
 
 import msgspec
 
-from trunkline.dialects.reading import Json, decode_body, text
+from trunkline.dialects.reading import Json, decode_body, text, unnamed
 from trunkline.model.errors import InvalidParameter, RequestError, UnsupportedMediaType
 from trunkline.ports.operations import Bytes
 from trunkline.wire.multipart import MalformedForm, boundary_of, parts_of
@@ -16,6 +16,7 @@ JSON = "application/json"
 FORM = "multipart/form-data"
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_NAMED = frozenset({"model", "stream"})
 _NULL = msgspec.Raw(b"null")
 _TRUE = msgspec.Raw(b"true")
 _IS_TRUE = frozenset({b"true", b'"true"'})
@@ -56,6 +57,8 @@ def _read_json(body: bytearray) -> OperationBody:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         decode_body(bytes(body))  # says what is wrong as everywhere
         raise
+    for name in members:
+        unnamed(name, None, _NAMED - {name})
     stream = bytes(members.get("stream", b"")) in _IS_TRUE
     if stream:
         members["stream"] = _TRUE  # a string counts as one here (decision 33), but perhaps not there

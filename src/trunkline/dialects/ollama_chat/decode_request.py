@@ -99,7 +99,7 @@ def _read(draft: Draft, source: Object, done: set[str]) -> Request:
                 draft.extra[key] = reading.raw(value)
                 draft.asked[key] = key
         else:
-            draft.extra[key] = reading.raw(value)
+            draft.extra[key] = reading.unnamed(key, value, _NAMED)
     if not draft.fields.get("logprobs"):  # as Ollama: of no meaning without it
         draft.fields.pop("top_logprobs", None)
         draft.asked.pop("top_logprobs", None)
@@ -168,7 +168,7 @@ def _tool(value: Json, path: str) -> Tool:
     function = reading.mapping(reading.field(source, "function", path.removesuffix(".function")), path)
     parameters = function.get("parameters")
     return Tool(
-        name=reading.text_field(function, "name", path),
+        name=reading.tool_name(function, path),
         description=reading.optional_text(function, "description", path),
         parameters=None if parameters is None else reading.raw(reading.mapping(parameters, f"{path}.parameters")),
     )
@@ -208,3 +208,4 @@ READERS: dict[str, Reader] = {
     "tools": _tools,
     "top_logprobs": _top_logprobs,
 }
+_NAMED = READERS.keys() | {"model", "messages", "prompt", "system"}

@@ -63,7 +63,7 @@ def decode_request(body: bytes) -> Request:
         if reader is not None:
             reader(draft, value)
         else:
-            draft.extra[key] = reading.raw(value)
+            draft.extra[key] = reading.unnamed(key, value, _NAMED)
             if key in OPAQUE:
                 draft.ask(key)
     _check_together(draft, source)
@@ -373,3 +373,4 @@ READERS: dict[str, Reader] = {
     "user": _text("user", asks=False),
     "verbosity": _text("verbosity"),
 }
+_NAMED = READERS.keys() | {"model", "messages"}

@@ -96,7 +96,7 @@ def decode_request(body: bytes, *, needs_input: bool = True) -> Request:
         if reader is not None:
             reader(draft, value)
         elif key not in ("model", "input"):
-            draft.extra[key] = reading.raw(value)
+            draft.extra[key] = reading.unnamed(key, value, _NAMED)
             if key in OPAQUE:
                 draft.ask(key)
     _check_together(draft)
@@ -400,3 +400,4 @@ READERS: dict[str, Reader] = {
     "truncation": _truncation,
     "user": _text("user"),
 }
+_NAMED = READERS.keys() | {"model", "input"}

@@ -9,6 +9,7 @@ from trunkline.model.errors import InvalidParameter
 from trunkline.server.exchange import exchange_of
 from trunkline.server.json_response import send_json
 from trunkline.server.methods import resource
+from trunkline.server.privilege import Privilege
 from trunkline.server.query import query_of
 from trunkline.server.runtime import Runtime
 
@@ -16,19 +17,21 @@ _SUMS = ("entries", "size_bytes", "hits", "similar", "joined", "misses", "input_
 
 
 class Cache:
-    """A tenant's own part of it; nobody sees or clears another's."""
+    """A tenant's own part of it, and all of it for who sees the whole server. Nobody clears another's."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._cache = runtime.cache
+        self._privilege = Privilege(runtime.settings)
 
     async def show(self, scope: Scope, receive: Receive, send: Send) -> None:
-        rows = list(self._cache.rows(exchange_of(scope).tenant))
+        tenant = exchange_of(scope).tenant
+        rows = list(self._cache.rows(None if self._privilege.sees_all(tenant) else tenant))
         shown = {
             "object": "cache",
             "ttl_s": self._cache.settings.ttl_s,
             "max_bytes": self._cache.settings.max_bytes,
             **{name: sum([getattr(row, name) for row in rows]) for name in _SUMS},
-            "data": [_without_tenant(row) for row in rows],
+            "data": [_shown(row) for row in rows],
         }
         await send_json(msgspec.json.encode(shown), send)
 
@@ -43,8 +46,8 @@ class Cache:
         await send_json(msgspec.json.encode({"object": "cache.deleted", "deleted": True, "entries": count}), send)
 
 
-def _without_tenant(row: CacheRow) -> dict[str, object]:
-    return {"model": row.model, **{name: getattr(row, name) for name in _SUMS}}
+def _shown(row: CacheRow) -> dict[str, object]:
+    return {"tenant": row.tenant, "model": row.model, **{name: getattr(row, name) for name in _SUMS}}
 
 
 def routes(runtime: Runtime) -> list[BaseRoute]:
