@@ -108,10 +108,14 @@ class Attempt:
     async def _start(self, *, may_relay: bool) -> bool:
         """Opens the backend and holds what it says first. False: the request was refused, and now is shorter or lighter."""
         try:
-            await self._open(may_relay=may_relay)
-            if self._relay is not None:
-                await self._hold_relay(self._relay)
-            elif self._events is not None:
+            opening = self._opening(may_relay=may_relay)
+            opened = self._endpoint.backend.open(self._request, self._context) if opening is None else await opening
+            if isinstance(opened, RelayAnswer):
+                self._relay, self.headers = opened.batches, opened.headers
+                self._call.outcome.relayed = True
+                await self._hold_relay(opened.batches)
+            else:
+                self._events = self._guarded(opened)
                 await self._hold_events(self._events)
         except (BackendError, TurnFailure) as error:
             lighter = self._shorter(error) if error.code == CONTEXT_LENGTH_EXCEEDED else self._lighter(error)
@@ -153,25 +157,20 @@ class Attempt:
             self._context.request_id,
         )
 
-    async def _open(self, *, may_relay: bool) -> None:
-        endpoint, request = self._endpoint, self._request
+    def _opening(self, *, may_relay: bool) -> Awaitable[RelayAnswer | AsyncIterator[EventBatch]] | None:
+        """What opens an answer that may be relayed; None where it cannot be."""
         if self._source is not None:
-            relayed = await self._source()
-            self._relay, self.headers = relayed.batches, relayed.headers
-            self._call.outcome.relayed = True
-            return
-        if may_relay and endpoint.relay is not None and endpoint.relay.relay_dialect == self._call.dialect:
-            opened = await endpoint.relay.relay(request, self._context)
-            if isinstance(opened, RelayAnswer):
-                self._relay, self.headers = opened.batches, opened.headers
-                self._call.outcome.relayed = True
-                return
-            events = opened
-        else:
-            events = endpoint.backend.open(request, self._context)
-        self._events = self._guard(events)
-        if request.stop and not endpoint.backend.capabilities.applies_stop:
-            self._events = cut_at_stops(self._events, request.stop, choices=request.n)
+            return self._source()
+        relay = self._endpoint.relay
+        if may_relay and relay is not None and relay.relay_dialect == self._call.dialect:
+            return relay.relay(self._request, self._context)
+        return None
+
+    def _guarded(self, events: AsyncIterator[EventBatch]) -> AsyncIterator[EventBatch]:
+        guarded, request = self._guard(events), self._request
+        if request.stop and not self._endpoint.backend.capabilities.applies_stop:
+            return cut_at_stops(guarded, request.stop, choices=request.n)
+        return guarded
 
     async def _hold_relay(self, batches: AsyncIterator[RelayBatch]) -> None:
         if isinstance(batches, WholeRelay):

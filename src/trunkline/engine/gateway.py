@@ -38,10 +38,7 @@ class Answer:
     def __init__(self, source: Source) -> None:
         self._source = source
         self.headers = source.headers
-
-    @property
-    def relayed(self) -> bool:
-        return self._source.relayed
+        self.relayed = source.relayed
 
     def relay_batches(self) -> AsyncIterator[RelayBatch]:
         return self._source.relay_batches()

@@ -23,16 +23,21 @@ class Timed(Protocol):
 class Timers:
     """Waits of `after_s` seconds, on one event loop."""
 
-    __slots__ = ("_armed", "_due_s", "after_s")
+    __slots__ = ("_armed", "_due_s", "_loop", "after_s")
 
     def __init__(self, after_s: float) -> None:
         self.after_s = after_s
         self._due_s: dict[Timed, float] = {}  # in the order in which they are over
         self._armed = False
+        self._loop: asyncio.AbstractEventLoop | None = (
+            None  # asked for once: in Python 3.11 that is a system call each time
+        )
 
     def start(self, timed: Timed) -> None:
         """Calls `due` later, once. Who waits already begins again."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop or asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
         self._due_s.pop(timed, None)
         self._due_s[timed] = loop.time() + self.after_s
         if not self._armed:

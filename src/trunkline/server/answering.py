@@ -18,6 +18,7 @@ from trunkline.engine.gateway import Answer, Gateway
 from trunkline.model import events as ev
 from trunkline.model.errors import BackendUnavailable, InternalError, TrunklineError, TurnFailure
 from trunkline.model.turn import Fold
+from trunkline.ports.backend import WholeRelay
 from trunkline.ports.timers import Timers
 from trunkline.server.disconnect import WATCH_AFTER_S, DisconnectWatch
 from trunkline.server.errors import send_error
@@ -88,9 +89,7 @@ class Answerer:
         try:
             answer = await ask(call)
             try:
-                body = await (
-                    self._relay_whole(answer) if answer.relayed else self._fold(answer, call, exchange, watch, record)
-                )
+                body = await (_relayed(answer) if answer.relayed else self._fold(answer, call, exchange, watch, record))
             finally:
                 await answer.aclose()
         except TrunklineError as error:
@@ -100,15 +99,6 @@ class Answerer:
             return
         watch.close()
         await send_json(body, send, headers=_answer_headers(call, answer), send_body=exchange.send_body)
-
-    async def _relay_whole(self, answer: Answer) -> bytes:
-        pieces = []
-        async for batch in answer.relay_batches():
-            for event in batch.events:
-                if type(event) is ev.TurnFailed:
-                    raise TurnFailure(event.error)
-            pieces.append(batch.data)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _fold(
         self, answer: Answer, call: Call, exchange: Exchange, watch: DisconnectWatch, record: Record | None
@@ -252,6 +242,20 @@ class Answerer:
 
 
 _LEFT = ev.TurnIncomplete("client_disconnected")
+
+
+async def _relayed(answer: Answer) -> bytes:
+    """The whole answer, as it came."""
+    batches = answer.relay_batches()
+    if isinstance(batches, WholeRelay):
+        return batches.batch.data
+    pieces = []
+    async for batch in batches:
+        for event in batch.events:
+            if isinstance(event, ev.TurnFailed):
+                raise TurnFailure(event.error)
+        pieces.append(batch.data)
+    return b"".join(pieces)
 
 
 async def _keep_partial(encoder: KeepingEncoder, record: Record) -> None:

@@ -53,7 +53,8 @@ def received_headers(scope: Scope) -> Mapping[bytes, bytes]:
 
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The first header of that (lower-case) name."""
-    return exchange_of(scope).received.get(name)
+    exchange: Exchange = scope[KEY]
+    return exchange.received.get(name)
 
 
 @lru_cache(maxsize=256)

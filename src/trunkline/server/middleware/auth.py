@@ -7,6 +7,7 @@ loopback address (decision 16). Which paths need no key, where else a key may st
 
 from collections.abc import Mapping
 from hashlib import sha256
+from typing import NoReturn
 from urllib.parse import parse_qs
 
 import msgspec
@@ -46,7 +47,9 @@ class Authentication:
         if self._tenants and scope["path"] not in self._profile.open_paths:
             exchange.tenant = "-"  # nobody yet: what is refused belongs to no tenant
             try:
-                exchange.tenant = self._tenant(self._token(exchange, key))
+                token = self._token(exchange.received.get(b"authorization"), key)
+                tenant = self._tenants.get(sha256(token).digest())
+                exchange.tenant = self._nobody() if tenant is None else tenant
             except RequestError as error:
                 if self._profile.auth_errors == "openai":
                     raise
@@ -65,24 +68,20 @@ class Authentication:
         return given[0].encode() if given else None
 
     @staticmethod
-    def _token(exchange: Exchange, key: bytes | None) -> bytes:
-        authorization = exchange.received.get(b"authorization")
-        if authorization is None and key is not None:
-            return key
+    def _token(authorization: bytes | None, key: bytes | None) -> bytes:
         if authorization is None:
+            if key is not None:
+                return key
             raise AuthenticationError("You didn't provide an API key. Send it as 'Authorization: Bearer KEY'.")
         scheme, _, token = authorization.partition(b" ")
         if scheme.lower() != b"bearer":
             raise AuthenticationError("Incorrect authorization header; expected 'Authorization: Bearer KEY'.")
         return token.strip()
 
-    def _tenant(self, token: bytes) -> str:
-        tenant = self._tenants.get(sha256(token).digest())
-        if tenant is None:
-            if self._profile.wrong_key_status == 403:
-                raise PermissionDenied("Incorrect API key provided.", code="invalid_api_key")
-            raise AuthenticationError("Incorrect API key provided.")
-        return tenant
+    def _nobody(self) -> NoReturn:
+        if self._profile.wrong_key_status == 403:
+            raise PermissionDenied("Incorrect API key provided.", code="invalid_api_key")
+        raise AuthenticationError("Incorrect API key provided.")
 
 
 def _detailed(error: RequestError, exchange: Exchange) -> ASGIApp:
