@@ -45,8 +45,8 @@ PUBLIC: dict[str, str] = {
     "trunkline.plugins": "BACKENDS BackendPlugin EMBEDDER build_backend build_embedder",
     "trunkline.ports.approvals": "Approvals CHOICES DENY Question",
     "trunkline.ports.backend": """
-        Backend BackendSetup Capabilities Checkable Compacted Compactor Context EventBatch ModelFile ModelInfo PartKind Probe Relay
-        RelayAnswer RelayBatch SAMPLING_HINTS TokenCounter stop""",
+        Backend BackendSetup Capabilities Checkable Compacted Compactor Context EventBatch ModelFile ModelInfo NO_OWNER PartKind Probe
+        Relay RelayAnswer RelayBatch SAMPLING_HINTS TokenCounter WholeRelay stop""",
     "trunkline.ports.runtime": "Clock Entropy SystemClock SystemEntropy",
 }
 
