@@ -21,6 +21,7 @@ PAGES = [
             "deploying",
             "chat-completions",
             "responses",
+            "runs",
             "streaming",
             "cache",
             "idempotency",
