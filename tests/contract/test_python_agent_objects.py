@@ -296,6 +296,30 @@ async def test_usage_told_to_hooks_is_each_turns_own() -> None:
     await backend.close()
 
 
+@pytest.mark.parametrize(
+    ("reason", "end", "said"),
+    [
+        ("completed", ev.TurnCompleted, "Error: no quota"),
+        ("max_iterations", ev.TurnIncomplete, "Error: no quota"),
+        ("error", ev.TurnFailed, ""),
+    ],
+)
+async def test_how_a_run_went_is_told_to_its_hook_and_not_read_from_its_words(
+    reason: str, end: type[ev.Event], said: str
+) -> None:
+    class End:
+        stop_reason, error = reason, "Error: no quota"
+
+    class Agent:
+        async def process_direct(self, content: str, hooks: list[Any]) -> str:
+            await hooks[0].after_run(End())
+            return "Error: no quota"
+
+    events = await answer(Agent())
+    assert text_in(events) == said
+    assert isinstance(events[-1], end)
+
+
 async def test_a_value_that_is_no_text_fails_the_turn_even_if_the_agent_swallows_it() -> None:
     class Agent:
         async def process_direct(self, content: str, on_stream: OnStream) -> str:

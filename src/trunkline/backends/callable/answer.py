@@ -233,7 +233,8 @@ class Answer:
         events: list[ev.Event] = []
         if streamed is None or not streamed.used_tools:  # else they have been told as they ran
             self._past_tools(result, events)
-        self._text(result.text if streamed is None else streamed.missing(result.text), events)
+        if not (failed and redacted(result.text) == result.error):  # the text is the error, which follows
+            self._text(result.text if streamed is None else streamed.missing(result.text), events)
         if result.usage is not None:
             self._usage(result.usage, events)
         if not (failed or partial):

@@ -15,7 +15,7 @@ from typing import cast
 from trunkline.agent import Turn, Usage
 from trunkline.backends.callable.form import Accepts, Media, accepts, check_makes, is_async, made_class
 from trunkline.backends.callable.media import user_message
-from trunkline.backends.callable.usage_hook import UsageHook
+from trunkline.backends.callable.run_hook import RunHook
 from trunkline.backends.callable.voice import Voice
 from trunkline.model.errors import AgentError, ConfigError
 from trunkline.ports.backend import PartKind
@@ -73,7 +73,7 @@ class ProcessDirect:
         self._turns = _Turns()
 
     def call(self, turn: Turn, voice: Voice) -> object:
-        hook = UsageHook()
+        hook = RunHook()
         agent = self._object.made({"session_id": _scoped(turn, turn.session_id)})
         arguments = self._object.method_takes.of(
             {
@@ -92,18 +92,18 @@ class ProcessDirect:
             return self._awaited(agent, cast("Callable[..., Awaitable[object]]", method), arguments, hook)
         with self._turns.usage_of(agent) as usage:
             value = method(**arguments)
-            return _spoken(value, hook.usage or usage())
+            return _spoken(value, hook.usage or usage(), hook.state)
 
     async def _awaited(
         self,
         agent: object,
         method: Callable[..., Awaitable[object]],
         arguments: Mapping[str, object],
-        hook: UsageHook,
+        hook: RunHook,
     ) -> object:
         with self._turns.usage_of(agent) as usage:
             value = await method(**arguments)
-            return _spoken(value, hook.usage or usage())
+            return _spoken(value, hook.usage or usage(), hook.state)
 
 
 class RunConversation:
@@ -244,7 +244,7 @@ def _attached(agent: object, attributes: Mapping[str, object]) -> Iterator[None]
             setattr(agent, name, callback)
 
 
-def _spoken(value: object, usage: object) -> object:
+def _spoken(value: object, usage: object, state: Mapping[str, object]) -> object:
     """What it returned as a result mapping: nothing, a text, or a message with the text as its content."""
     if isinstance(value, Mapping):
         return value
@@ -253,7 +253,7 @@ def _spoken(value: object, usage: object) -> object:
         raise AgentError(
             f"agent returned {type(value).__name__}; expected str, None or a message with its text as .content"
         )
-    return {"final_response": text, "usage": usage}
+    return {"final_response": text, "usage": usage, **state}
 
 
 def _scoped(turn: Turn, key: str | None) -> str | None:

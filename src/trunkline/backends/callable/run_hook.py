@@ -1,8 +1,9 @@
-"""The tokens of one turn of an agent that tells them to hooks.
+"""How a run went, of an agent that tells it to hooks: its tokens, and whether it failed.
 
-nanobot's agent (seen in 0.3.5) takes `hooks` for a turn and calls a dozen methods on each. All but the one that brings the usage
-of the whole run are answered with nothing, by any name, so that a later version may have more of them. The hook is its turn's own,
-so turns side by side cannot take each other's usage.
+nanobot's agent (seen in 0.3.5) takes `hooks` for a turn and calls a dozen methods on each. All but the one that
+brings the end of the whole run are answered with nothing, by any name, so that a later version may have more of them.
+The hook is its turn's own, so turns side by side cannot take each other's usage. What the agent returns is text in
+any case: that it is about a failure, or that the run was cut short, only the hook hears.
 """
 
 from collections.abc import Awaitable, Callable
@@ -10,9 +11,17 @@ from collections.abc import Awaitable, Callable
 from trunkline.agent import Usage
 
 
-class UsageHook:
+class RunHook:
+    """One run's.
+
+    Attributes:
+        usage: None where it was not told.
+        state: the fields of a result mapping that say how it went.
+    """
+
     def __init__(self) -> None:
         self.usage: Usage | None = None
+        self.state: dict[str, object] = {}
 
     def wants_streaming(self) -> bool:
         return False
@@ -21,6 +30,11 @@ class UsageHook:
         return content
 
     async def after_run(self, context: object) -> None:
+        reason = getattr(context, "stop_reason", None)
+        if reason == "error":
+            self.state = {"failed": True, "error": getattr(context, "error", None)}
+        elif reason == "max_iterations":
+            self.state = {"partial": True}
         told = getattr(context, "usage", None)
         counts = [getattr(told, name, None) for name in ("input_tokens", "output_tokens")]
         if all(type(count) is int and count >= 0 for count in counts):
