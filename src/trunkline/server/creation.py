@@ -105,15 +105,19 @@ class Creation:
             cache=cache,
         )
         try:
-            if request.background:  # answered later, when nobody is there to be refused
-                await runtime.gateway.check(call)
-            else:
-                await runtime.router.resolve(call.request.model or "")
-            if session.id is not None and not await runtime.gateway.keeps_sessions(call.request.model or ""):
-                check_calls(call.request.items)
+            await self._check(call)
         except ModelNotFound as error:  # decision 12: 404 on chat
             raise missing(error.message, code=error.code, param="model") from None
         return call, chained
+
+    async def _check(self, call: Call) -> None:
+        model, gateway = call.request.model or "", self._runtime.gateway
+        if call.patient:  # answered later, when nobody is there to be refused
+            await gateway.check(call)
+        else:
+            await self._runtime.router.resolve(model)
+        if call.session_named and not await gateway.keeps_sessions(model):
+            check_calls(call.request.items)  # otherwise that is done once the session's history is there
 
     @contextlib.contextmanager
     def retrievable(self, call: Call) -> Iterator[Callable[[], None]]:
