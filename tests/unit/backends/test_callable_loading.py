@@ -102,10 +102,14 @@ def test_a_missing_attribute_lists_what_the_module_has(tmp_path: Path) -> None:
         "async def stream(turn): ...\n"
         "def _inner(): ...\n"
         "class Bot: ...\n"
+        "class Factory:\n    def __call__(self, turn): ...\n"
+        "class Conversation:\n    def run_conversation(self, user_message): ...\n"
+        "conversation = Conversation()\n"
     )
-    assert refused("tl_has.py:agent", tmp_path) == "agent 'tl_has.py' has no 'agent'; it has: 'answer', 'stream'"
+    has = "'answer', 'stream', 'Factory', 'Conversation', 'conversation'"
+    assert refused("tl_has.py:agent", tmp_path) == f"agent 'tl_has.py' has no 'agent'; it has: {has}"
     (tmp_path / "tl_empty.py").write_text("x = 1\n")
-    assert refused("tl_empty.py:agent", tmp_path).endswith("it has: no function that could be an agent")
+    assert refused("tl_empty.py:agent", tmp_path).endswith("it has: nothing that could be an agent")
 
 
 @pytest.mark.parametrize(

@@ -155,13 +155,18 @@ def _what(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def _may_be_agent(value: object) -> bool:
+    if hasattr(value, "run_conversation") or hasattr(value, "process_direct"):
+        return True
+    return "__call__" in dir(value) if inspect.isclass(value) else callable(value)
+
+
 def _missing(target: Target, module: ModuleType) -> str:
     own = [
         name
         for name, value in vars(module).items()
-        if not name.startswith("_") and callable(value) and getattr(value, "__module__", None) == module.__name__
-        and not inspect.isclass(value)
-    ]  # fmt: skip
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__ and _may_be_agent(value)
+    ]
     place = target.path.name if target.path is not None else target.module
-    has = ", ".join(repr(name) for name in own) if own else "no function that could be an agent"
+    has = ", ".join(repr(name) for name in own) if own else "nothing that could be an agent"
     return f"agent {place!r} has no {target.attribute!r}; it has: {has}"
