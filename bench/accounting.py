@@ -42,7 +42,9 @@ def outcomes() -> list[Outcome]:
 def add(application: Application, count: int) -> None:
     accounts, made = application.runtime.accounts, outcomes()
     for number in range(count):
-        accounts.add("call", {}, made[number % KEYS], tenant=TENANTS[number // KEYS % KEYS], started_s=1.0, status=200)
+        accounts.add(
+            "call", "id=-", made[number % KEYS], tenant=TENANTS[number // KEYS % KEYS], started_s=1.0, status=200
+        )
 
 
 async def adding_us(application: Application) -> float:

@@ -4,7 +4,7 @@ the log, and its part of the usage."""
 from functools import lru_cache
 
 from trunkline.ports.runtime import Clock
-from trunkline.telemetry.logs import AccessLog, FieldValue, line, written
+from trunkline.telemetry.logs import AccessLog, line, written
 from trunkline.telemetry.outcome import Outcome
 from trunkline.telemetry.usage import UsageMeter
 
@@ -22,14 +22,14 @@ class Accounts:
     def add(
         self,
         event: str,
-        named: dict[str, FieldValue],
+        named: str,
         outcome: Outcome,
         *,
         tenant: str,
         started_s: float,
         status: int = 0,
     ) -> None:
-        """One call that has ended just now. `named` are the line's first fields, `started_s` is of the monotonic clock, `status` is
+        """One call that has ended just now. `named` are the line's first fields, as `written` gives them, `started_s` is of the monotonic clock, `status` is
         HTTP's where somebody was given one."""
         ended_s, now_s = self._clock.monotonic_s(), self._clock.now_s()
         failed = status if status >= 400 or outcome.error_code is not None else None
@@ -40,11 +40,9 @@ class Accounts:
             return
         usage, first_s = outcome.usage, outcome.first_content_s
         model, route = outcome.model, outcome.route or outcome.backend
-        fields = [
-            written(named),
-            f"ms={(ended_s - started_s) * 1000:.3f}",
-            _whom(tenant, model and shortened(model), route and shortened(route)),  # a route holds the model's name
-        ]
+        if model is not None and len(model) > LOGGED_CHARACTERS:
+            model, route = shortened(model), route and shortened(route)  # a route holds the model's name
+        fields = [named, f"ms={(ended_s - started_s) * 1000:.3f}", _whom(tenant, model, route)]
         if outcome.stream:
             fields.append("stream=true")
         if outcome.relayed:

@@ -54,13 +54,15 @@ def _other(value: FieldValue) -> str:
     return f"{value:.3f}" if type(value) is float else str(value).lower()
 
 
-@lru_cache(maxsize=512)
-def _text(value: str) -> str:
-    """Most values of a line are those of the line before; only ids are not."""
+def quoted(value: str) -> str:
+    """A text, in quotes where it needs them."""
     if _PLAIN(value):
         return value
     # Lone surrogates can come out of percent-decoding; they must not break a log line.
     return msgspec.json.encode(value.encode("utf-8", "backslashreplace").decode()).decode()
+
+
+_text = lru_cache(maxsize=512)(quoted)  # most values of a line are those of the line before; only ids are not
 
 
 class AccessLog:
