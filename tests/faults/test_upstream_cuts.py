@@ -197,7 +197,7 @@ def way(request: pytest.FixtureRequest) -> Way:
 
 @pytest.fixture
 async def proxy(upstream: FakeUpstream) -> AsyncIterator[FaultProxy]:
-    # A fault counts the bytes of its connection, and trials of an endpoint that failed come in between: none leaves one to be reused.
+    # A fault counts the bytes of its connection. Trials of an endpoint that failed come in between and must leave none.
     upstream.models = [json_answer({"data": []}, headers={"Connection": "close"})]
     async with fault_proxy(upstream.url) as between:
         yield between
