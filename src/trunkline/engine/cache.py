@@ -23,7 +23,7 @@ from trunkline.engine.flight import Flight, Kept, Source
 from trunkline.engine.turn_record import Recorder, read
 from trunkline.ports.runtime import Clock, Entropy
 from trunkline.telemetry.accounts import Accounts
-from trunkline.telemetry.logs import written
+from trunkline.telemetry.logs import logfields
 from trunkline.telemetry.metrics import Family, Sample, counter, gauge
 from trunkline.telemetry.outcome import Outcome
 
@@ -120,7 +120,7 @@ class AnswerCache:
 
         def alone(outcome: Outcome) -> None:
             self._accounts.add(
-                "answer", written({"id": call.request_id}), outcome, tenant=call.tenant, started_s=started_s
+                "answer", logfields({"id": call.request_id}), outcome, tenant=call.tenant, started_s=started_s
             )
 
         flight = Flight(lambda: ask(call), ended, outcome=outcome, alone=alone)

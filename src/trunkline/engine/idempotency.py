@@ -31,7 +31,7 @@ from trunkline.model.turn import Turn, fold
 from trunkline.ports.runtime import Clock
 from trunkline.ports.stores import KeyedAnswer, Store
 from trunkline.telemetry.accounts import Accounts
-from trunkline.telemetry.logs import written
+from trunkline.telemetry.logs import logfields
 from trunkline.telemetry.outcome import Outcome
 
 Place = tuple[str, str]
@@ -247,7 +247,7 @@ class Idempotency:
 
         def alone(outcome: Outcome) -> None:
             named = {"id": call.request_id}
-            self._accounts.add("answer", written(named), outcome, tenant=call.tenant, started_s=started_s)
+            self._accounts.add("answer", logfields(named), outcome, tenant=call.tenant, started_s=started_s)
 
         one.flight = Flight(ask, ended, outcome=outcome, alone=alone, lasts=True)
         self._under_way[place] = one

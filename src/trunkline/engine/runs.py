@@ -46,7 +46,7 @@ from trunkline.model.errors import (
 from trunkline.ports.runtime import Clock
 from trunkline.ports.stores import LoggedEvent, Store, StoredRun
 from trunkline.telemetry.accounts import Accounts
-from trunkline.telemetry.logs import written
+from trunkline.telemetry.logs import logfields
 from trunkline.telemetry.outcome import Outcome
 
 MAX_RESTARTS = 3
@@ -457,7 +457,7 @@ class Runs:
         outcome.note(terminal)
         self._accounts.add(
             "run",
-            written({"id": call.request_id, "response": run.id, "status": status}),
+            logfields({"id": call.request_id, "response": run.id, "status": status}),
             outcome,
             tenant=call.tenant,
             started_s=run.started_s,

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 from trunkline.server.exchange import Exchange
 from trunkline.telemetry.accounts import Accounts, shortened
-from trunkline.telemetry.logs import quoted, written
+from trunkline.telemetry.logs import logfields, quoted
 
 
 def account(accounts: Accounts, exchange: Exchange, *, method: str, path: str) -> None:
@@ -23,4 +23,4 @@ def account(accounts: Accounts, exchange: Exchange, *, method: str, path: str) -
 @lru_cache(maxsize=256)
 def _asked(method: str, path: str, status: int) -> str:
     """The same from one request to the next."""
-    return written({"method": method, "path": path, "status": status})
+    return logfields({"method": method, "path": path, "status": status})

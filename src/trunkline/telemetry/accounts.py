@@ -4,7 +4,7 @@ the log, and its part of the usage."""
 from functools import lru_cache
 
 from trunkline.ports.runtime import Clock
-from trunkline.telemetry.logs import AccessLog, line, written
+from trunkline.telemetry.logs import AccessLog, line, logfields
 from trunkline.telemetry.outcome import Outcome
 from trunkline.telemetry.usage import UsageMeter
 
@@ -29,8 +29,13 @@ class Accounts:
         started_s: float,
         status: int = 0,
     ) -> None:
-        """One call that has ended just now. `named` are the line's first fields, as `written` gives them, `started_s` is of the monotonic clock, `status` is
-        HTTP's where somebody was given one."""
+        """One call that has ended just now.
+
+        Args:
+            named: the line's first fields, as `logfields` gives them.
+            started_s: of the monotonic clock.
+            status: HTTP's, where somebody was given one.
+        """
         ended_s, now_s = self._clock.monotonic_s(), self._clock.now_s()
         failed = status if status >= 400 or outcome.error_code is not None else None
         self._usage.add(outcome, tenant=tenant, started_s=started_s, ended_s=ended_s, now_s=now_s, failed=failed)
@@ -58,14 +63,14 @@ class Accounts:
         if outcome.finish_reason is not None:
             fields.append(f"finish={outcome.finish_reason}")  # one of ours, as the cache's word is
         if outcome.error_code is not None:
-            fields.append(written({"error": outcome.error_code}))
+            fields.append(logfields({"error": outcome.error_code}))
         self._access_log.write(line(event, " ".join(fields), at_s=now_s))
 
 
 @lru_cache(maxsize=512)
 def _whom(tenant: str, model: str | None, route: str | None) -> str:
     """The same from one call to the next, so it is not written anew for each."""
-    return written({"tenant": tenant, "model": model, "route": route})
+    return logfields({"tenant": tenant, "model": model, "route": route})
 
 
 def shortened(text: str) -> str:

@@ -25,7 +25,7 @@ FieldValue = str | int | float | bool | None
 
 def logfmt(event: str, fields: Mapping[str, FieldValue], *, at_s: float) -> str:
     """One line. Absent (None) fields are left out; texts are quoted where they need it."""
-    return line(event, written(fields), at_s=at_s)
+    return line(event, logfields(fields), at_s=at_s)
 
 
 def line(event: str, fields: str, *, at_s: float) -> str:
@@ -33,7 +33,7 @@ def line(event: str, fields: str, *, at_s: float) -> str:
     return f"{_stamp(int(at_s))}.{int(at_s * 1000) % 1000:03}Z {event} {fields}\n"
 
 
-def written(fields: Mapping[str, FieldValue]) -> str:
+def logfields(fields: Mapping[str, FieldValue]) -> str:
     """Fields as they stand in a line, without the absent ones."""
     return " ".join(
         [
