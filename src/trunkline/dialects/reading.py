@@ -220,7 +220,7 @@ def unnamed(key: str, value: Json, known: Container[str]) -> msgspec.Raw:
     Raises InvalidParameter for one that differs from a known name in its case alone. There are servers that take it for that name,
     and would then answer with another model, say, than was asked for here.
     """
-    if key.casefold() in known:
+    if key not in known and key.casefold() in known:
         raise InvalidParameter(
             f"Unknown parameter: '{key}'. Names are case-sensitive: did you mean '{key.casefold()}'?",
             code="unknown_parameter",

@@ -58,7 +58,7 @@ def _read_json(body: bytearray) -> OperationBody:
         decode_body(bytes(body))  # says what is wrong as everywhere
         raise
     for name in members:
-        unnamed(name, None, _NAMED - {name})
+        unnamed(name, None, _NAMED)
     stream = bytes(members.get("stream", b"")) in _IS_TRUE
     if stream:
         members["stream"] = _TRUE  # a string counts as one here (decision 33), but perhaps not there
