@@ -14,6 +14,7 @@ from trunkline.config.expect import Document
 from trunkline.model.errors import ConfigError
 
 COMMAND_LINE_AGENTS = frozenset({"claude", "codex", "gemini", "opencode", "pi"})
+AGENT_METHODS = frozenset({"__call__", "run_conversation", "process_direct"})
 FORMS = "no TARGET (the embedded model), file.py:attribute, module:attribute, an http(s) URL, or 'scripted'"
 
 _AGENT = re.compile(r"(?P<where>.+):(?P<attribute>[A-Za-z_][A-Za-z0-9_.]*)")
@@ -89,16 +90,19 @@ def _file_without_attribute(path: Path) -> str:
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
     if not names:
-        return f"{path} defines no function that could be an agent; name one with {path}:ATTRIBUTE"
+        return f"{path} defines nothing that could be an agent; name one with {path}:ATTRIBUTE"
     return f"which agent of {path}? it defines: {', '.join(names)}; serve one with: trunkline serve {path}:{names[0]}"
 
 
 def _candidates(module: ast.Module) -> list[str]:
-    """Public functions and names that hold the result of a call, as an agent object would; the likeliest first."""
+    """Public functions, classes that make agents, and names that hold the result of a call, as an agent object would; the
+    likeliest first."""
     names: list[str] = []
     for node in module.body:
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                names.append(name)
+            case ast.ClassDef(name=name) if any(getattr(member, "name", "") in AGENT_METHODS for member in node.body):
                 names.append(name)
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call()):
                 names.append(name)

@@ -34,13 +34,17 @@ def test_candidates_are_public_functions_and_objects_the_likeliest_first(tmp_pat
     file.write_text(
         "import os\nLIMIT = 3\nfirst = Bot()\ntyped: Bot = Bot()\nclass Bot: ...\n"
         "def second(turn): ...\nasync def my_agent(turn): ...\ndef _hidden(turn): ...\n"
+        "class Called:\n    def __call__(self, turn): ...\n"
+        "class Talks:\n    x = 1\n    async def process_direct(self, content): ...\n"
     )
-    with pytest.raises(ConfigError, match=r"it defines: my_agent, first, typed, second; serve one with: .*:my_agent"):
+    with pytest.raises(
+        ConfigError, match=r"it defines: my_agent, first, typed, second, Called, Talks; serve one with: .*:my_agent"
+    ):
         target_document(str(file))
 
 
 def test_a_file_without_candidates_says_so(tmp_path: Path) -> None:
     file = tmp_path / "empty.py"
     file.write_text("LIMIT = 3\n")
-    with pytest.raises(ConfigError, match="defines no function that could be an agent"):
+    with pytest.raises(ConfigError, match="defines nothing that could be an agent"):
         target_document(str(file))
