@@ -69,6 +69,8 @@ class Edge:
             received=received,
         )
 
+        websocket = scope["type"] == "websocket"
+
         async def send_out(message: Message) -> None:
             if message["type"] in _HEADS:
                 exchange.status = message.get("status", SWITCHING_PROTOCOLS)
@@ -78,7 +80,7 @@ class Edge:
                     (b"x-request-id", exchange.request_id.encode()),
                     *_SECURITY,
                 ]
-            if scope["type"] == "websocket" and message["type"].startswith("http."):
+            if websocket and message["type"].startswith("http."):
                 message["type"] = f"websocket.{message['type']}"  # refused before it became one
             await send(message)
 
