@@ -29,6 +29,7 @@ from trunkline.telemetry.outcome import Outcome
 
 ROUTE = "cache"
 Ask = Callable[[Call], Awaitable[Source]]
+Check = Callable[[Call], Awaitable[None]]
 FlightKey = tuple[bytes, str, bool, bool]
 """What is asked; and by which dialect, streamed or not, patiently or not: it is told in these words, at this pace."""
 
@@ -74,16 +75,18 @@ class AnswerCache:
         """Whether this call is to be answered from here, or to be kept."""
         return call.request.model in self._models if call.cache is None else call.cache
 
-    async def answer(self, call: Call, ask: Ask) -> Source:
-        """The answer kept, or being made, or asked for now. Raises what asking raises."""
+    async def answer(self, call: Call, ask: Ask, check: Check) -> Source:
+        """The answer kept, or being made, or asked for now. Raises what asking raises; `check` says what of that is known before, as
+        what is refused is refused whatever is kept."""
         row = self._entries.row(call.tenant, call.request.model or "")
         key, meaning = key_of(call), None
         entry = self._entries.get(key)
         if entry is None and self._embedder is not None:
             meaning = await self._meaning(call, self._embedder)
             entry = None if meaning is None else await self._alike(meaning, self._embedder)
-            row.similar += entry is not None
         if entry is not None:
+            await check(call)
+            row.similar += meaning is not None
             row.hit(entry.usage)
             return await self._kept(call, entry)
         place = (key, call.dialect, call.request.stream, call.patient)

@@ -87,8 +87,7 @@ class Gateway:
         """What the cache has, where it is wanted, or a backend's."""
         if not self._cache.wanted(call):
             return await self._failover.first(call, self._for_turn, self._try, operation=OPERATION)
-        await self.check(call)  # what is refused is refused whatever is kept
-        return Answer(await self._cache.answer(msgspec.structs.replace(call, own_ids=True), self._ask))
+        return Answer(await self._cache.answer(msgspec.structs.replace(call, own_ids=True), self._ask, self.check))
 
     async def _ask(self, call: Call) -> Answer:
         return await self._failover.first(call, self._for_turn, self._try, operation=OPERATION)
