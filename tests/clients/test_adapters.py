@@ -44,6 +44,13 @@ SEEN: dict[str, Any] = {
         "in both.",
         {"used": [10, 5]},
     ],
+    "same id": [
+        ["weather", "call_0", {"city": "Bonn"}],
+        ["call_0", "sunny in Bonn", False],
+        ["weather", "call_0", {"city": "Cork"}],
+        ["call_0", "sunny in Cork", False],
+        "Both.",
+    ],
     "limit": LIMIT,
     "left": "Wait",
     "together": True,
@@ -74,6 +81,10 @@ BY_FRAMEWORK: dict[str, dict[str, Any]] = {
     "openai_agents": {
         **APPROVED,
         "unreadable": {"used": [1, 2]},  # the Responses API has file ids
+        "same id": [
+            ["weather", "call_0", {"city": "Bonn"}],
+            ["call_0", "sunny in Bonn", False],
+        ],  # it then gives up itself
         "quota": [["RateLimitError", True]],
         "broken": [
             ["broken", "call_4", {}],
@@ -203,7 +214,9 @@ async def test_the_agent_of_another_server(name: str, model: Serving, tmp_path: 
     path = {"hermes": "hermes/hermes.py", "nanobot": "nanobot/nanobot_agent.py"}[name]
     async with example(path, name=name, model=model, home=tmp_path) as client:
         served = (await client.models.list()).data[0].id
-        assert (await chat(client, "hello"))[0] == "Good morning."
+        said, tokens = await chat(client, "hello")
+        assert said == "Good morning."
+        assert tokens > 100  # what it tells its model about itself
         answer = await client.responses.create(model=served, input="read my notes")
         assert [item.type for item in answer.output] == [
             "message", "function_call", "function_call_output", "message",

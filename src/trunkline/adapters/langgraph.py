@@ -100,8 +100,8 @@ class _Answer:
 
     def __init__(self) -> None:
         self.usage: UsageMetadata | None = None
-        self._begun: set[str] = set()
-        self._ended: set[str] = set()
+        self._begun: set[tuple[str | None, str]] = set()  # of a message and a call: some models use an id again
+        self._running: set[str] = set()
         self._asked: set[str] = set()
         self._unnamed: list[str] = []  # texts of messages that had no id when they were said
 
@@ -136,15 +136,17 @@ class _Answer:
                     self._unnamed.append(written.text)
                 elif isinstance(message, AIMessage):
                     yield from self._calls(message)
-                elif isinstance(message, ToolMessage) and message.tool_call_id in self._begun - self._ended:
-                    self._ended.add(message.tool_call_id)
+                elif isinstance(message, ToolMessage) and message.tool_call_id in self._running:
+                    self._running.remove(message.tool_call_id)
                     yield ToolFinished(message.tool_call_id, message.text, failed=message.status == "error")
 
     def _calls(self, message: AIMessage) -> Iterator[Output]:
         for call in message.tool_calls:
-            if call["id"] not in self._begun:
-                self._begun.add(call["id"])
-                yield ToolStarted(call["id"], call["name"], call["args"])
+            call_id = call["id"]
+            if call_id is not None and (message.id, call_id) not in self._begun:
+                self._begun.add((message.id, call_id))
+                self._running.add(call_id)
+                yield ToolStarted(call_id, call["name"], call["args"])
 
     def _questions(self, interrupts: Sequence[Interrupt]) -> Iterator[Output]:
         for interrupt in interrupts:

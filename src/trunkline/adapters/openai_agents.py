@@ -117,7 +117,7 @@ class _Answer:
     """From what the framework streams to what an agent yields."""
 
     def __init__(self) -> None:
-        self._begun: set[str] = set()
+        self._running: set[str] = set()
         self._said = False
 
     def event(self, event: StreamEvent) -> Iterator[Output]:
@@ -131,20 +131,22 @@ class _Answer:
             match event.item:
                 case ToolCallItem() as call:
                     yield from self._called(call)
-                case ToolCallOutputItem(call_id=call_id, output=output) if call_id in self._begun:
+                case ToolCallOutputItem(call_id=call_id, output=output) if call_id in self._running:
+                    self._running.remove(call_id)  # some models use an id again
                     self._said = False
                     yield ToolFinished(call_id, _text(output))
 
     def _called(self, call: ToolCallItem) -> Iterator[Output]:
         call_id, kind = call.call_id, _field(call.raw_item, "type")
-        if call_id is None or call_id in self._begun:
+        if call_id is None or call_id in self._running:
             return
-        self._begun.add(call_id)
         self._said = False
         name = call.tool_name or kind.removesuffix("_call")
         yield ToolStarted(call_id, name, _field(call.raw_item, "arguments"), label=call.title)
         if kind in _RUN_ELSEWHERE:
             yield ToolFinished(call_id)
+        else:
+            self._running.add(call_id)
 
     def final(self, output: object) -> Iterator[Output]:
         """The final output where it has not been streamed: what a tool gave that ends the run."""

@@ -174,6 +174,7 @@ async def main(framework: str, base_url: str) -> None:
     seen["image"] = (await said(plain, turn("hello", attachments=[ImagePart(url=PIXEL)])))[:2]
     seen["unreadable"] = (await said(plain, turn("hello", attachments=[ImagePart(file_id="file-1")])))[-1]
     seen["weather"] = await said(plain, turn("weather"))
+    seen["same id"] = (await said(plain, turn("same id")))[:-1]
     seen["limit"] = (await said(plain, turn("for ever")))[-1]
     seen["quota"] = await said(plain, turn("quota"))
     seen["left"] = await left(plain)
