@@ -189,6 +189,32 @@ async def test_a_question_that_outlives_its_turn_is_a_no() -> None:
     await bot.backend.close()
 
 
+async def test_a_process_that_stops_while_a_thread_asks_is_a_no() -> None:
+    told: list[str] = []
+    over = threading.Event()
+
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        def ask() -> None:
+            told.append(turn.approve("shell"))
+            over.set()
+
+        threading.Thread(target=ask).start()
+        yield "asked"
+        await asyncio.Event().wait()
+
+    bot = await asking(agent)
+    batches = batches_of(bot.backend, request_of("x"), bot.context)
+    async for batch in batches:
+        if questions_in(batch):
+            break
+    (asked,) = [task for task in asyncio.all_tasks() if "Questions._asked" in repr(task)]
+    asked.cancel()  # as a loop does with what is left when it ends
+    await asyncio.to_thread(over.wait)
+    assert told == ["deny"]
+    await batches.aclose()
+    await bot.backend.close()
+
+
 async def test_choices_may_be_the_agents_own_and_deny_is_always_one() -> None:
     async def agent(turn: Turn) -> str:
         return await turn.approve("colour", "Which?", choices=["red", "blue"])

@@ -6,6 +6,7 @@ ends the turn denies what it still asks: nobody will answer.
 """
 
 import asyncio
+import concurrent.futures
 import logging
 import threading
 from collections.abc import Awaitable, Sequence
@@ -41,7 +42,7 @@ class Questions:
             return asking
         try:
             return asyncio.run_coroutine_threadsafe(asking, self._loop).result()
-        except (asyncio.CancelledError, RuntimeError):  # the loop is closed: the process is stopping
+        except (concurrent.futures.CancelledError, RuntimeError):  # the loop ends or has ended: the process is stopping
             asking.close()
             return DENY
 
