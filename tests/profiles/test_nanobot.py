@@ -154,6 +154,12 @@ async def test_a_turn_has_its_time(serve: Serve) -> None:
         assert (await chat(server, "wait")).status == 504
 
 
+async def test_what_is_not_there_is_refused_in_json(nanobot: Serving) -> None:
+    assert (await nanobot.get("/v1/none")).error["type"] == "invalid_request_error"
+    reply = await nanobot.request("POST", "/v1/chat/completions", b"[]")
+    assert (reply.status, reply.error["type"]) == (400, "invalid_request_error")
+
+
 async def test_models_and_health(nanobot: Serving) -> None:
     (model,) = (await nanobot.get("/v1/models")).json()["data"]
     assert model == {"id": MODEL, "object": "model", "created": 0, "owned_by": "nanobot"}

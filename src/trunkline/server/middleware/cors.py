@@ -19,7 +19,8 @@ _METHODS = b"GET, POST, PATCH, DELETE, OPTIONS"
 _REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id"
 _HEADER_NAME = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 MAX_HEADERS = 40
-_EXPOSED = "X-Request-Id, X-Trunkline-Route, X-Trunkline-Ignored, X-Trunkline-Cache, X-Trunkline-Warning, Retry-After"
+_OWN = ("Route", "Ignored", "Cache", "Idempotent", "Warning")
+_EXPOSED = ", ".join(["X-Request-Id", *[f"X-Trunkline-{name}" for name in _OWN], "Retry-After"])
 MAX_AGE_S = 600
 
 

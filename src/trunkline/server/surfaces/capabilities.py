@@ -107,6 +107,7 @@ class Capabilities:
             "features": {
                 **{feature: endpoint in endpoints for feature, endpoint in _FEATURES.items()},
                 **dict.fromkeys(_ABSENT, False),
+                "idempotency_key_header": "Idempotency-Key",
                 "session_continuity_header": profile.session_header.title(),
                 "session_key_header": profile.memory_key_header.title(),
                 "cors": bool(settings.cors_origins),
