@@ -17,7 +17,7 @@ from tests.serving import MODEL, Reply, Serving
 EVENT: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(ResponseStreamEvent)
 ITEM: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(ResponseItem)
 OURS = "trunkline."
-"""Begins the names of events that the official types do not have: what an agent's tools do, and what it asks."""
+"""Begins the names of events that the official types do not have: what an agent asks."""
 TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 _KEYS = (
     "id object created_at completed_at status error incomplete_details instructions model previous_response_id tools",

@@ -9,12 +9,18 @@ from typing import Any
 import pytest
 
 from tests.cli.program import Program
-from tests.responses import Asking
+from tests.responses import Asking, check_stream
 from tests.serving import Serving, eventually, serving
 from tests.surfaces.test_runs import Running, names, run_events
 
 AGENT = """
+import asyncio
+from trunkline.agent import ToolStarted
+
 async def agent(turn):
+    if turn.input == "work":
+        yield ToolStarted("call_1", "shell", {"command": "make"}, label="make")
+        await asyncio.Event().wait()
     yield "May I? "
     yield await turn.approve("shell", "rm -r build")
 """
@@ -52,16 +58,16 @@ class Killed:
         (folder / "script.toml").write_text(SCRIPT)
         self._folder = folder
 
-    def asks(self) -> tuple[str, list[Any]]:
-        """A run that waits for an answer when its server dies, and what its reader had got."""
+    def at(self, name: str, *, text: str = "go") -> tuple[str, list[Any]]:
+        """A run whose server dies at the first event of that name, and what its reader had got."""
         with Program("--config", "runs.toml", "--port", "0", cwd=self._folder) as program:
             with contextlib.closing(program.connect()) as connection:
-                connection.request("POST", "/v1/runs", json.dumps({"input": "go"}))
+                connection.request("POST", "/v1/runs", json.dumps({"input": text}))
                 run_id: str = json.loads(connection.getresponse().read())["run_id"]
             with contextlib.closing(program.connect()) as connection:
                 connection.request("GET", f"/v1/runs/{run_id}/events")
                 answer, seen = connection.getresponse(), b""
-                while not (b"approval.request" in seen and seen.endswith(b"\n\n")):
+                while not (name.encode() in seen and seen.endswith(b"\n\n")):
                     seen += answer.readline()
                 program.send(signal.SIGKILL)
                 program.process.wait()
@@ -69,7 +75,7 @@ class Killed:
 
 
 async def test_a_run_that_waits_for_an_answer_is_lost_with_its_server(tmp_path: Path) -> None:
-    run_id, seen = Killed(tmp_path, toml=TOML).asks()
+    run_id, seen = Killed(tmp_path, toml=TOML).at("approval.request")
     async with on_file(tmp_path) as server:
         client = Running(server)
         events = await client.events(run_id)
@@ -84,7 +90,7 @@ async def test_a_run_that_waits_for_an_answer_is_lost_with_its_server(tmp_path: 
 
 
 async def test_a_run_that_is_answered_again_asks_again(tmp_path: Path) -> None:
-    run_id, seen = Killed(tmp_path, toml=RESTART).asks()
+    run_id, seen = Killed(tmp_path, toml=RESTART).at("approval.request")
     async with on_file(tmp_path, toml=RESTART) as server:
         client = Running(server)
         response_id = "resp_" + run_id.removeprefix("run_")
@@ -103,6 +109,15 @@ async def test_a_run_that_is_answered_again_asks_again(tmp_path: Path) -> None:
             "run.completed",
         ]
         assert events[-1]["output"] == "May I? once"
+
+
+async def test_a_tool_that_ran_when_its_server_died_leaves_a_whole_log(tmp_path: Path) -> None:
+    run_id, seen = Killed(tmp_path, toml=TOML).at("tool.started", text="work")
+    async with on_file(tmp_path) as server:
+        log = await Asking(server).resume(run_id)
+        assert check_stream(log)["status"] == "failed"
+        assert [event.kind for event in log].count("response.output_item.done") == 1
+        assert names(await Running(server).events(run_id)) == [*names(seen), "run.failed"]
 
 
 @pytest.mark.parametrize("conversation", ["chat", None])

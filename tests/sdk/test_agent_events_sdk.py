@@ -1,5 +1,6 @@
-"""The official Python SDK with an agent's own events in its streams: it does not know them, and loses nothing by that."""
+"""The official SDKs with an agent's own events in its streams: they do not know them, and lose nothing by that."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,7 +8,10 @@ from pathlib import Path
 import pytest
 from openai import AsyncOpenAI
 
+from scripts.node import find_node
 from tests.serving import Serving, serving
+
+NODE = Path(__file__).parent / "node"
 
 AGENT = """
 from trunkline.agent import ToolFinished, ToolStarted
@@ -16,7 +20,7 @@ async def agent(turn):
     yield "Looking. "
     yield ToolStarted("call_1", "search", {"q": "cats"}, label="cats")
     yield ToolFinished("call_1", output="10 results")
-    yield await turn.approve("shell", "rm -r build")
+    yield await turn.approve("shell", "rm -r build") if turn.input == "ask" else "Done."
 """
 TOML = '[backends.bot]\ntype = "python"\ntarget = "bot.py:agent"\n'
 
@@ -41,23 +45,48 @@ async def _approve(server: Serving, event: object) -> None:
 
 
 async def test_streams_with_an_agents_events_are_read_to_their_end(server: Serving, client: AsyncOpenAI) -> None:
-    kinds, text = [], ""
-    async for event in await client.responses.create(model="bot", input="go", stream=True):
+    kinds, progress, text = [], [], ""
+    async for event in await client.responses.create(model="bot", input="ask", stream=True):
         kinds.append(event.type)
+        progress.append(event.to_dict().get("progress"))
         if str(event.type) == "trunkline.approval.requested":
             await _approve(server, event)
         if event.type == "response.output_text.delta":
             text += event.delta
     assert text == "Looking. once"
-    assert kinds.count("trunkline.tool.progress") == 2  # type: ignore[arg-type]
+    assert [(one["status"], one.get("label")) for one in progress if isinstance(one, dict)] == [
+        ("running", "cats"),
+        ("completed", None),
+    ]
     assert kinds[-1] == "response.completed"
 
 
 async def test_the_stream_helper_reads_them_too(server: Serving, client: AsyncOpenAI) -> None:
-    async with client.responses.stream(model="bot", input="go") as stream:
+    async with client.responses.stream(model="bot", input="ask") as stream:
         async for event in stream:
             if str(event.type) == "trunkline.approval.requested":
                 await _approve(server, event)
         final = await stream.get_final_response()
     assert final.output_text == "Looking. once"
     assert [item.type for item in final.output] == ["message", "function_call", "function_call_output", "message"]
+
+
+async def test_the_node_sdk_reads_them_too(server: Serving) -> None:
+    node = find_node()
+    assert node is not None, "no Node.js 20 or newer: run `make test`"
+    process = await asyncio.create_subprocess_exec(
+        str(node.binary),
+        str(NODE / "agent_events.mjs"),
+        f"{server.url}/v1",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+    assert json.loads(out) == {
+        "text": "Looking. once",
+        "progress": ["running", "completed"],
+        "last": "response.completed",
+        "helper": "Looking. Done.",
+        "items": ["message", "function_call", "function_call_output", "message"],
+    }

@@ -189,8 +189,14 @@ async def test_a_run_is_its_response_under_either_name(client: Running, server: 
     assert await client.run(response_id) == await client.run(created["run_id"])
     assert await client.events(response_id) == await client.events(created["run_id"])
     log = events_in((await server.get(f"/v1/responses/{created['run_id']}?stream=true")).body)
-    kinds = [event.kind for event in log]
-    assert kinds.count("trunkline.tool.progress") == 4
+    progress = [event.json["progress"] for event in log if "progress" in event.json]
+    assert [(one["tool"], one["status"]) for one in progress] == [
+        ("search", "running"),
+        ("search", "completed"),
+        ("shell", "running"),
+        ("shell", "completed"),
+    ]
+    assert (progress[0]["label"], progress[1]["failed"], progress[3]["failed"]) == ("cats", False, True)
     assert (await server.get(f"/v1/responses/{created['run_id']}/input_items")).json()["data"]
     gone = await server.request("DELETE", f"/v1/responses/{created['run_id']}")
     assert gone.json()["id"] == response_id

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from trunkline.dialects.openai_responses.agent_events import AgentEvents
+from trunkline.dialects.openai_responses.agent_events import ToolRuns, question
 from trunkline.dialects.openai_responses.parts import write_annotation, write_logprobs
 from trunkline.dialects.openai_responses.response import ResponseBuilder, Settings
 from trunkline.dialects.openai_responses.write_items import (
@@ -98,7 +98,9 @@ class ResponseEmitter:
         self._fold = Fold()
         self._started: ev.TurnStarted | None = None
         self._items: dict[int, _Shown] = {}
-        self._agent: AgentEvents | None = None  # most answers are no agent's
+        self._tools: ToolRuns | None = None  # most answers are no agent's
+        # The end of an agent's own call, by its call_id: what comes next may say that its tool has begun, which goes with it.
+        self._held: tuple[str | None, dict[str, object]] | None = None
         self.next_output = 0
         """The place that the next item gets."""
         self.sequence_number = 0
@@ -125,7 +127,13 @@ class ResponseEmitter:
         """The streamed events that this event makes, each as its type and its JSON."""
         self._writing = None
         rule = self._RULES.get(type(event))
-        return rule(self, event) if rule is not None else []
+        if self._held is None:
+            return rule(self, event) if rule is not None else []
+        if isinstance(event, ev.ToolProgress) and event.status == "running" and event.call_id == self._held[0]:
+            self._tools = self._tools or ToolRuns()
+            self._held[1]["progress"] = self._tools.began(event, now=self._now())
+            return self._let_go()
+        return [*self._let_go(), *(rule(self, event) if rule is not None else [])]
 
     def queued(self, started: ev.TurnStarted, *, again: bool = False) -> list[Emitted]:
         """The beginning of a background response, before a backend has said anything. `in_progress` comes with TurnStarted.
@@ -164,7 +172,8 @@ class ResponseEmitter:
         shown = _Shown(self._fold.open_item(event.index), wire_type, item_id)
         self._items[event.index] = shown
         if event.kind != "opaque":
-            return [self._announce(shown, self._opening(shown, event))]
+            progress = None if self._tools is None else self._tools.ended(event.call_id)
+            return [self._announce(shown, self._opening(shown, event), progress)]
         if "type" not in event.extra:  # nothing is known yet
             return []
         return [self._announce(shown, {**event.extra, "id": event.extra.get("id", shown.item_id)})]
@@ -186,10 +195,15 @@ class ResponseEmitter:
             opening.setdefault(name, value)
         return opening
 
-    def _announce(self, shown: _Shown, item: Mapping[str, object]) -> Emitted:
+    def _announce(
+        self, shown: _Shown, item: Mapping[str, object], progress: Mapping[str, object] | None = None
+    ) -> Emitted:
         shown.output_index = self.next_output
         self.next_output += 1
-        return self._emit("response.output_item.added", {"output_index": shown.output_index, "item": item})
+        members: dict[str, object] = {"output_index": shown.output_index, "item": item}
+        if progress is not None:
+            members["progress"] = progress
+        return self._emit("response.output_item.added", members)
 
     def _item_done(self, event: ev.ItemDone) -> list[Emitted]:
         shown = self._items.get(event.index)
@@ -203,7 +217,12 @@ class ResponseEmitter:
                 item = with_output_list(item)
             if shown.output_index < 0:
                 emitted.append(self._announce(shown, item))
-            emitted.append(self._emit("response.output_item.done", {"output_index": shown.output_index, "item": item}))
+            members: dict[str, object] = {"output_index": shown.output_index, "item": item}
+            started = shown.open_item.started
+            if started.hosted and started.kind == "function_call":
+                self._held = started.call_id, members
+            else:
+                emitted.append(self._emit("response.output_item.done", members))
         del self._items[event.index]
         return emitted
 
@@ -310,10 +329,20 @@ class ResponseEmitter:
             members["item_id"] = shown.item_id
         return [self._emit(event.name, {"output_index": shown.output_index, **members})]
 
-    def _of_agent(self, event: ev.ToolProgress | ev.ApprovalRequested | ev.ApprovalResolved) -> list[Emitted]:
-        if self._agent is None:
-            self._agent = AgentEvents(self._own_name)
-        return [self._emit(*self._agent.write(event, response_id=self._turn_id, now=self._now()))]
+    def _let_go(self) -> list[Emitted]:
+        if self._held is None:
+            return []
+        (_, members), self._held = self._held, None
+        return [self._emit("response.output_item.done", members)]
+
+    def _tool_progress(self, event: ev.ToolProgress) -> list[Emitted]:
+        """That it has ended waits for its output, which comes next."""
+        if self._tools is not None and event.status == "completed":
+            self._tools.end(event, now=self._now())
+        return []
+
+    def _question(self, event: ev.ApprovalRequested | ev.ApprovalResolved) -> list[Emitted]:
+        return [self._emit(*question(event, own_name=self._own_name, response_id=self._turn_id))]
 
     # Parts
 
@@ -406,7 +435,7 @@ class ResponseEmitter:
 
     def cut(self) -> list[Emitted]:
         """Closes what is open as it stands."""
-        emitted: list[Emitted] = []
+        emitted = self._let_go()
         for index in self._fold.open_indexes:
             emitted += self._item_done(ev.ItemDone(index=index, status="incomplete"))
         return emitted
@@ -472,9 +501,9 @@ class ResponseEmitter:
         ev.AnnotationAdded: _annotation,
         ev.ItemDone: _item_done,
         ev.Extension: _extension,
-        ev.ToolProgress: _of_agent,
-        ev.ApprovalRequested: _of_agent,
-        ev.ApprovalResolved: _of_agent,
+        ev.ToolProgress: _tool_progress,
+        ev.ApprovalRequested: _question,
+        ev.ApprovalResolved: _question,
         ev.UsageReported: _keep,
         ev.TurnCompleted: _end,
         ev.TurnIncomplete: _end,

@@ -38,6 +38,12 @@ class _Progress(msgspec.Struct):
     status: str = "running"
 
 
+class _Beside(msgspec.Struct):
+    """An item's event, with how its tool goes."""
+
+    progress: _Progress | None = None
+
+
 class _Asked(msgspec.Struct):
     call_id: str
     tool: str = ""
@@ -131,8 +137,10 @@ def _reasoning(data: bytes) -> _Said | None:
     return ("reasoning.available", {"text": text}) if text else None
 
 
-def _tool(data: bytes) -> _Said:
-    said = _PROGRESS.decode(data)
+def _tool(data: bytes) -> _Said | None:
+    said = _BESIDE.decode(data).progress
+    if said is None:
+        return None
     if said.status == "running":
         return "tool.started", {"tool": said.tool, "preview": said.label, "call_id": said.call_id}
     return "tool.completed", {
@@ -228,7 +236,7 @@ def _text(value: msgspec.Raw | None) -> str:
 
 _DELTA = msgspec.json.Decoder(_Delta)
 _TEXT = msgspec.json.Decoder(_Text)
-_PROGRESS = msgspec.json.Decoder(_Progress)
+_BESIDE = msgspec.json.Decoder(_Beside)
 _APPROVAL = msgspec.json.Decoder(_Approval)
 _QUEUED = msgspec.json.Decoder(_Queued)
 _RESPONSE = msgspec.json.Decoder(_Response)
@@ -237,7 +245,8 @@ _RULES: Mapping[str, _Rule] = {
     "response.refusal.delta": _delta,
     "response.reasoning_text.done": _reasoning,
     "response.reasoning_summary_text.done": _reasoning,
-    "tool.progress": _tool,
+    "response.output_item.added": _tool,
+    "response.output_item.done": _tool,
     "approval.requested": _asked,
     "approval.resolved": _answered,
     "response.queued": _queued,
