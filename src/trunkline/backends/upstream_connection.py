@@ -73,6 +73,7 @@ class Connection(asyncio.Protocol):
         headers: names in lower case; values that came several times are joined as RFC 9110, 5.3 has it.
         complete: whether the answer has arrived to its end.
         begun: whether some of its body has arrived.
+        ended: whether the other side has closed, or the transport is gone.
         allowed_s: how long a wait for more of it may last: some servers send the head at once and think then.
     """
 
@@ -80,11 +81,12 @@ class Connection(asyncio.Protocol):
         "allowed_s",
         "begun",
         "complete",
+        "ended",
         "headers",
         "status",
         *("_deadline_s", "_first_byte_timeout_s", "_idle_timeout_s", "_timer", "_timer_s"),
         *("_loop", "_on_lost", "_parser", "_transport", "_waiter", "_wanted"),
-        *("_ended", "_exchanges", "_reading", "_resting", "_writable"),
+        *("_exchanges", "_reading", "_resting", "_writable"),
         *("_failure", "_head_done", "_heard", "_interim", "_keeps", "_more", "_sent"),
         *("_head_bytes", "_overhead_bytes", "_pieces", "_size"),
     )
@@ -105,7 +107,7 @@ class Connection(asyncio.Protocol):
         self._deadline_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = 0.0
-        self._ended = False  # the other side has closed, or the transport is gone
+        self.ended = False
         self._writable = True
         self._reading = True
         self._resting = False
@@ -135,7 +137,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        return self.complete and self._keeps and self._sent and not self._more and not self._ended
+        return self.complete and self._keeps and self._sent and not self._more and not self.ended
 
     @property
     def stale(self) -> bool:
@@ -210,7 +212,7 @@ class Connection(asyncio.Protocol):
     def _read_on(self) -> None:
         if not self._reading:
             self._reading = True
-            if not self._ended:
+            if not self.ended:
                 self._transport.resume_reading()
 
     async def _wait(self, wanted: int, deadline_s: float) -> None:
@@ -304,9 +306,9 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def _end(self, cause: Exception | None) -> None:
-        if self._ended:
+        if self.ended:
             return
-        self._ended = True
+        self.ended = True
         if not self.complete and self._failure is None:
             unframed = self._head_done and not self.headers.keys() & {"content-length", "transfer-encoding"}
             if unframed and cause is None:  # its end is the connection's

@@ -59,7 +59,8 @@ class Pool:
         if self._closed is not None:
             connection.abort()
             self._check_open()
-        self._open.add(connection)
+        if not connection.ended:  # otherwise it may have said so before it was known here
+            self._open.add(connection)
         return connection
 
     def release(self, connection: Connection) -> None:
@@ -80,7 +81,7 @@ class Pool:
             waiter.set_exception(BackendUnavailable(f"the connection pool of {self._name} is closed"))
         if not self._open:
             return
-        for connection in self._open:
+        for connection in list(self._open):
             connection.abort()
         await asyncio.wait([self._closed], timeout=CLOSE_GRACE_S)
 
