@@ -28,9 +28,10 @@ class Channel:
 
     def __init__(self, *, clock: Clock) -> None:
         self._loop = asyncio.get_running_loop()
-        self._clock = clock
+        self._monotonic_s = clock.monotonic_s
         self._mutex = threading.Lock()
         self._room = threading.Condition(self._mutex)
+        self._blocked = 0  # threads that wait for room: telling nobody costs as much as the rest of a read
         self._events: list[Event] = []
         self._since_s = 0.0
         self._reader: asyncio.Future[None] | None = None
@@ -56,10 +57,11 @@ class Channel:
                 return False
             if self._events:
                 self._events += events
-                return len(self._events) >= LIMIT or self._clock.monotonic_s() - self._since_s > MAX_AGE_S
-            self._since_s = self._clock.monotonic_s()
+                return len(self._events) >= LIMIT or self._monotonic_s() - self._since_s > MAX_AGE_S
+            self._since_s = self._monotonic_s()
             self._events += events
-        self._wake()
+        if self._reader is not None:
+            self._wake()
         return False
 
     async def drained(self) -> None:
@@ -73,7 +75,9 @@ class Channel:
         """In a thread: as `put`, but waits while the channel is full. False when nobody reads any more."""
         with self._mutex:
             while len(self._events) >= LIMIT and not self._closed:
+                self._blocked += 1
                 self._room.wait()
+                self._blocked -= 1
             if self._closed or self._finished:
                 return False
             events = feed(value)
@@ -123,8 +127,10 @@ class Channel:
         with self._mutex:
             batch, self._events = self._events, []
             self._waking = False
-            self._room.notify_all()
-        self._resume_writers()
+            if self._blocked:
+                self._room.notify_all()
+        if self._writers:
+            self._resume_writers()
         return batch
 
     def _call_on_loop(self) -> bool:
@@ -143,8 +149,7 @@ class Channel:
                 reader.set_result(None)
 
     def _resume_writers(self) -> None:
-        if self._writers:
-            writers, self._writers = self._writers, []
-            for writer in writers:
-                if not writer.done():
-                    writer.set_result(None)
+        writers, self._writers = self._writers, []
+        for writer in writers:
+            if not writer.done():
+                writer.set_result(None)
