@@ -104,6 +104,7 @@ class Failover:
             lease = await self._balancer.lease(
                 candidates,
                 operation=operation,
+                tenant=call.tenant,
                 affinity=None if affinity is None else f"{call.tenant}/{affinity}",
                 avoid=failed,
                 patient=call.patient,

@@ -2,15 +2,15 @@
 
     trusted (breaker) → has room → had the conversation before → has the model loaded → least in flight for its weight
 
-A call that finds no room waits, first come first served, and takes the first slot that any of its endpoints frees; not one of an
-endpoint that has failed meanwhile, while it could go elsewhere. A full queue is an honest 429 with Retry-After. Choosing and
-taking are one step without a wait between them, so no endpoint ever gets more than it may have. Background runs wait in a queue
-of their own, whose length is bounded where they are accepted; where both wait, slots go to them in turn, so a batch of a thousand
-runs neither fills the queue of those who wait for an answer nor starves behind them.
+A call that finds no room waits, the tenants in turn (`fair_queue`), and takes the first slot that any of its endpoints frees; not
+one of an endpoint that has failed meanwhile, while it could go elsewhere. A full queue is an honest 429 with Retry-After.
+Choosing and taking are one step without a wait between them, so no endpoint ever gets more than it may have. Background runs wait
+in a queue of their own, whose length is bounded where they are accepted; where both wait, slots go to them in turn, so a batch of a
+thousand runs neither fills the queue of those who wait for an answer nor starves behind them.
 """
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Collection, Sequence
 
 import msgspec
@@ -20,6 +20,7 @@ from trunkline.ports.backend import Backend, Relay
 from trunkline.ports.runtime import Clock
 from trunkline.ports.timers import Timers
 from trunkline.routing.breaker import Breaker, failure_class
+from trunkline.routing.fair_queue import FairQueue
 
 ONLY = "only one"
 """Why an endpoint was chosen where there was no choice."""
@@ -162,10 +163,11 @@ class Lease:
 class _Waiter:
     """A call in the queue. `lease` is done, with its slot, when its turn has come."""
 
-    __slots__ = ("candidates", "insist", "lease", "operation")
+    __slots__ = ("candidates", "insist", "lease", "operation", "tenant")
 
-    def __init__(self, candidates: Sequence[Candidate], operation: str, *, insist: bool) -> None:
+    def __init__(self, candidates: Sequence[Candidate], operation: str, *, tenant: str, insist: bool) -> None:
         self.candidates = candidates
+        self.tenant = tenant
         self.operation = operation
         self.insist = insist
         self.lease: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
@@ -186,8 +188,8 @@ class Balancer:
     """Hands out slots. One instance serves every model, as endpoints serve several."""
 
     def __init__(self) -> None:
-        self._waiters: deque[_Waiter] = deque()
-        self._patient: deque[_Waiter] = deque()
+        self._waiters = FairQueue[_Waiter]()
+        self._patient = FairQueue[_Waiter]()
         self._patient_next = False
         self._homes: OrderedDict[str, Endpoint] = OrderedDict()
 
@@ -196,6 +198,7 @@ class Balancer:
         candidates: Sequence[Candidate],
         *,
         operation: str,
+        tenant: str = "default",
         affinity: str | None = None,
         avoid: Collection[Endpoint] = (),
         patient: bool = False,
@@ -203,8 +206,9 @@ class Balancer:
     ) -> Lease:
         """A slot of one of the candidates, waiting for one if the queue has room.
 
-        `affinity` names what should stay where it was. `avoid`: endpoints that have just failed this call. `patient`: it may
-        wait in a queue of any length. `insist`: there is nobody else to ask, so a distrusted endpoint is better than none.
+        `tenant`: whose turn it is, where it has to wait. `affinity` names what should stay where it was. `avoid`: endpoints that
+        have just failed this call. `patient`: it may wait in a queue of any length. `insist`: there is nobody else to ask, so a
+        distrusted endpoint is better than none.
 
         Raises RateLimited when the queue is full, BackendUnavailable when no candidate is trusted.
         """
@@ -221,7 +225,7 @@ class Balancer:
         if free:
             choice, why = self._choose(free, affinity)
             return self._take(choice, operation, why=why if len(candidates) > 1 else ONLY)
-        return await self._wait(_Waiter(fresh, operation, insist=insist), patient=patient)
+        return await self._wait(_Waiter(fresh, operation, tenant=tenant, insist=insist), patient=patient)
 
     def remember(self, affinity: str, endpoint: Endpoint) -> None:
         """What continues this comes back to the same endpoint while it has room: its caches know the beginning."""
@@ -231,7 +235,7 @@ class Balancer:
             self._homes.popitem(last=False)
 
     def returned(self, lease: Lease) -> None:
-        """A slot is free again: to the longest waiter that can use it, or to nobody."""
+        """A slot is free again: to whose turn it is among those who can use it, or to nobody."""
         lease.endpoint.give_back(lease.model)
         if self._waiters or self._patient:
             self._hand_out(Candidate(lease.endpoint, lease.model))
@@ -244,7 +248,7 @@ class Balancer:
             if found is None:
                 return
             waiter, queue = found
-            self._leave(waiter, queue)
+            self._leave(waiter, queue, served=True)
             if not waiter.insist and not waiter.trusts(slot):
                 waiter.lease.set_exception(_distrusted(waiter.candidates, waiter.operation))
                 continue
@@ -286,13 +290,9 @@ class Balancer:
         candidates = waiter.candidates
         home = candidates[0].endpoint
         if not patient and home.queued >= sum(one.max_queue for one in {one.endpoint for one in candidates}):
-            active = sum(candidate.endpoint.in_flight(candidate.model) for candidate in candidates)
-            raise RateLimited(
-                f"backend {home.backend_name!r} is busy: {active} turns in progress and {home.queued} waiting",
-                retry_after_s=RETRY_AFTER_S,
-            )
+            self._make_room(waiter, home)
         queue = self._patient if patient else self._waiters
-        queue.append(waiter)
+        queue.add(waiter)
         home.queued += 0 if patient else 1
         home.waiting += 1
         try:
@@ -304,8 +304,21 @@ class Balancer:
                 waiter.lease.result().release()
             raise
 
-    def _leave(self, waiter: _Waiter, queue: deque[_Waiter]) -> None:
-        queue.remove(waiter)
+    def _make_room(self, waiter: _Waiter, home: Endpoint) -> None:
+        """In a full queue: one of a tenant that has more in it gives way. Raises RateLimited where there is none."""
+        active = sum(candidate.endpoint.in_flight(candidate.model) for candidate in waiter.candidates)
+        busy = RateLimited(
+            f"backend {home.backend_name!r} is busy: {active} turns in progress and {home.queued} waiting",
+            retry_after_s=RETRY_AFTER_S,
+        )
+        other = self._waiters.dispensable(waiter.tenant, lambda one: one.candidates[0].endpoint is home)
+        if other is None:
+            raise busy
+        self._leave(other, self._waiters)
+        other.lease.set_exception(busy)
+
+    def _leave(self, waiter: _Waiter, queue: FairQueue[_Waiter], *, served: bool = False) -> None:
+        (queue.serve if served else queue.leave)(waiter)
         home = waiter.candidates[0].endpoint
         home.queued -= 0 if queue is self._patient else 1
         home.waiting -= 1

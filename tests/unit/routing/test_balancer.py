@@ -58,6 +58,44 @@ async def waiting(balancer: Balancer, among: Sequence[Candidate], **more: object
     return task
 
 
+async def test_tenants_are_served_in_turn_whoever_asks_most() -> None:
+    balancer, among = Balancer(), candidates(endpoint(max_queue=100))
+    held = await lease(balancer, among, tenant="ann")
+    waiters = {f"ann{number}": await waiting(balancer, among, tenant="ann") for number in range(4)}
+    waiters |= {f"bob{number}": await waiting(balancer, among, tenant="bob") for number in range(2)}
+    waiters["cid0"] = await waiting(balancer, among, tenant="cid")
+    served = []
+    while waiters:
+        held.release()
+        while not any(waiter.done() for waiter in waiters.values()):  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+        (name,) = [name for name, waiter in waiters.items() if waiter.done()]
+        served.append(name)
+        held = await waiters.pop(name)
+    held.release()
+    assert served == ["ann0", "bob0", "cid0", "ann1", "bob1", "ann2", "ann3"]
+
+
+async def test_a_full_queue_is_shared_among_tenants() -> None:
+    balancer, among = Balancer(), candidates(endpoint(max_queue=4))
+    held = await lease(balancer, among, tenant="ann")
+    anns = [await waiting(balancer, among, tenant="ann") for _ in range(4)]
+    with pytest.raises(RateLimited):
+        await lease(balancer, among, tenant="ann")
+    bobs = [asyncio.create_task(lease(balancer, among, tenant="bob")) for _ in range(2)]
+    for last in (3, 2):
+        with pytest.raises(RateLimited):
+            await anns[last]
+    for tenant in ("ann", "bob"):
+        with pytest.raises(RateLimited):
+            await lease(balancer, among, tenant=tenant)
+    for waiter in (anns[0], bobs[0], anns[1], bobs[1]):
+        held.release()
+        held = await waiter
+    held.release()
+    assert (among[0].endpoint.active, among[0].endpoint.waiting, among[0].endpoint.queued) == (0, 0, 0)
+
+
 async def test_the_longest_waiter_is_first() -> None:
     balancer, among = Balancer(), candidates(endpoint())
     held = await lease(balancer, among)
