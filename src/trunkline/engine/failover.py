@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from trunkline.engine.call import Call
 from trunkline.model.errors import BackendError, NotFound, RateLimited, RequestError, TrunklineError, TurnFailure
-from trunkline.routing.balancer import ONLY, Balancer, Candidate, Endpoint, Lease
+from trunkline.routing.balancer import ONLY, Balancer, Endpoint, Lease
 from trunkline.routing.breaker import failure_class
 from trunkline.routing.router import Router, Step
 
@@ -93,9 +93,7 @@ class Failover:
         last: bool,
     ) -> Given:
         prepared = _prepared(call, step, prepare)  # what cannot be honoured is told before it waits for a slot
-        candidates: Sequence[Candidate] = step.candidates
-        if len(candidates) > 1:
-            candidates = [one for one in candidates if one.endpoint.backend_name in prepared]
+        candidates = [one for one in step.candidates if one.endpoint.backend_name in prepared]
         choice = len(candidates) > 1
         affinity = _affinity(call) if choice else None
         failed: list[Endpoint] = []

@@ -57,7 +57,7 @@ class Background:
                 made.append(Taken(call.turn_id, snapshot, call))
                 return call.turn_id
 
-        async with DisconnectWatch(receive) as watch:
+        with DisconnectWatch(receive) as watch:
             try:
                 if asked.key is None:
                     await create()

@@ -43,7 +43,7 @@ class Creation:
         """The same for an HTTP request; None for a client that has left while it waited."""
         if request.conversation is None:
             return contextlib.ExitStack()
-        async with DisconnectWatch(receive) as watch:
+        with DisconnectWatch(receive) as watch:
             try:
                 return await self.turn(request, exchange.tenant)
             except asyncio.CancelledError:

@@ -47,14 +47,6 @@ class DisconnectWatch:
     ) -> None:
         self.close()
 
-    async def __aenter__(self) -> "DisconnectWatch":
-        return self.__enter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Stops watching: a client that leaves from now on is no longer an interruption."""
         self._worker = None

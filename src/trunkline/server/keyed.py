@@ -101,7 +101,7 @@ async def _given(
     idempotency: Idempotency, key: IdempotencyKey, call: Call, prepare: Prepare, exchange: Exchange, receive: Receive
 ) -> Given | None:
     """None for a client that has left meanwhile."""
-    async with DisconnectWatch(receive) as watch:
+    with DisconnectWatch(receive) as watch:
         try:
             return await idempotency.answer(call, key, prepare)
         except asyncio.CancelledError:

@@ -38,7 +38,7 @@ async def stream_log(
     task = asyncio.current_task()
     if task is not None:  # ends with the run, which the end of the server's grace ends
         runtime.state.in_flight.discard(task)
-    async with DisconnectWatch(receive) as watch:
+    with DisconnectWatch(receive) as watch:
         stream = ClientStream(
             send,
             send_body=exchange.send_body,

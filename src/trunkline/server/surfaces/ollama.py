@@ -144,7 +144,7 @@ class Embeddings:
         embed = embeddings.decode_prompt(body) if self._single else listings.decode_embed(body)
         model = exchange.outcome.model = runtime.router.choose(embed.model)
         if embed.inputs:
-            async with DisconnectWatch(receive, grace_s=lambda: exchange.outcome.grace_s) as watch:
+            with DisconnectWatch(receive, grace_s=lambda: exchange.outcome.grace_s) as watch:
                 try:
                     vectors = await self._vectors(embed, model, exchange, scope)
                 except asyncio.CancelledError:

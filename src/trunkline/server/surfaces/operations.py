@@ -86,7 +86,7 @@ class Perform:
             before=body.before,
             after=body.after,
         )
-        async with DisconnectWatch(receive, grace_s=lambda: call.outcome.grace_s) as watch:
+        with DisconnectWatch(receive, grace_s=lambda: call.outcome.grace_s) as watch:
             try:
                 await self._respond(call, request, exchange, watch, send)
             except asyncio.CancelledError:

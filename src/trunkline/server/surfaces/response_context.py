@@ -49,7 +49,7 @@ class ContextRequest:
                 raise UnsupportedParameter(f"'{name}' is for creating a response, and none is made here.", param=name)
         call, _ = await self._creation.prepare(request, exchange, body=body)
         exchange.outcome.model = call.request.model
-        async with DisconnectWatch(receive) as watch:
+        with DisconnectWatch(receive) as watch:
             try:
                 answer = await self._answer(runtime.gateway, call)
             except asyncio.CancelledError:

@@ -109,7 +109,7 @@ class SessionResources:
 
     async def _turn(self, tenant: str, session_id: str, receive: Receive) -> contextlib.ExitStack | None:
         """The session's turn; None for a client that has left while it waited."""
-        async with DisconnectWatch(receive) as watch:
+        with DisconnectWatch(receive) as watch:
             try:
                 return await self._runtime.sessions.turn(tenant, session_id)
             except asyncio.CancelledError:
