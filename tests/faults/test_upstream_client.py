@@ -267,6 +267,13 @@ async def test_a_name_with_several_addresses(upstream: FakeUpstream) -> None:
         assert await said(up) == b"hello"
 
 
+@pytest.mark.parametrize("host", ["b..example", "x" * 70 + ".example", "b..ü", "ü" * 70 + ".example"])
+async def test_a_name_that_is_none_is_told(host: str) -> None:
+    async with client(f"http://{host}/v1") as up:
+        with pytest.raises(BackendUnavailable, match="its host name does not resolve"):
+            await said(up)
+
+
 # Requests
 
 

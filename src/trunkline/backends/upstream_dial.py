@@ -214,7 +214,10 @@ def _proxy(url: SplitResult) -> SplitResult | None:
 def _host(url: SplitResult) -> str:
     """As it is looked up: without brackets, names in the letters that DNS has."""
     host = (url.hostname or "").rstrip(".")
-    return host if host.isascii() else host.encode("idna").decode()
+    try:
+        return host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:  # no name; whoever looks it up says so
+        return host
 
 
 def authority(url: SplitResult) -> str:
