@@ -138,6 +138,10 @@ class EmbeddedApp:
         return life
 
 
+_RUNNING: set[asyncio.Task[None]] = set()
+"""Loops hold their tasks weakly. One whose application nobody holds any more would be gone without having closed anything."""
+
+
 class _Life:
     """One start of an application and its end, in a task of its own that begins when this is made."""
 
@@ -148,6 +152,8 @@ class _Life:
         self._up: asyncio.Future[None] = self.loop.create_future()
         self._leave = asyncio.Event()
         self._task = self.loop.create_task(self._live(), name="trunkline", context=contextvars.Context())
+        _RUNNING.add(self._task)
+        self._task.add_done_callback(_RUNNING.discard)
 
     @property
     def ended(self) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import aiohttp
 import pytest
 from openai import AsyncOpenAI
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
 from tests.embed.uvicorn_server import on_uvicorn
@@ -229,6 +232,22 @@ def test_without_a_lifespan_it_ends_with_the_loop_and_starts_again_on_the_next(t
     asyncio.run(another())
 
 
+def test_one_that_nobody_holds_any_more_still_ends_with_its_loop(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/agent.db"
+
+    async def dropped() -> None:
+        async with on_uvicorn(around(create_app(support, store_url=url))) as at:
+            assert said((await asked(f"{at}/ai"))[1]) == "You said: hi"
+        gc.collect()
+
+    async def another() -> None:
+        async with create_app(support, store_url=url).lifespan():
+            pass  # nobody holds the file any more
+
+    asyncio.run(dropped())
+    asyncio.run(another())
+
+
 async def test_two_loops_at_once_are_refused() -> None:
     app = create_app(support)
 
@@ -285,3 +304,32 @@ def test_an_agent_is_called_as_serve_would_call_it() -> None:
     assert named(create_app(agent)) == "test_mounted"
     assert named(create_app(agent, model_name="Help desk")) == "Help desk"
     assert named(create_app({"one": agent})) == "one"
+
+
+class Between(BaseHTTPMiddleware):
+    """A middleware of the kind that applications have: it takes the answer apart and puts it together again."""
+
+    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+        answer = await call_next(request)
+        answer.headers["x-between"] = "yes"
+        return answer
+
+
+async def test_an_agent_behind_the_applications_middleware_stops_when_its_client_leaves() -> None:
+    stopped = asyncio.Event()
+
+    async def endless(turn: Turn) -> AsyncIterator[Output]:
+        yield "first"
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    app = around(create_app(endless), middleware=[Middleware(Between)])
+    body = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
+    async with on_uvicorn(app) as url, aiohttp.ClientSession() as session:
+        answer = await session.post(f"{url}/ai/v1/chat/completions", json=body)
+        assert answer.headers["x-between"] == "yes"
+        assert b"first" in await answer.content.readline()
+        answer.close()
+        await stopped.wait()
