@@ -26,7 +26,7 @@ async def agent(turn):
         raise
 """
 TOML = '[backends.bot]\ntype = "python"\ntarget = "bot.py:agent"\non_disconnect = {}\n'
-SURFACES = {
+SURFACES: dict[str, dict[str, object]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "go"}]},
     "/v1/responses": {"input": "go"},
     "/api/chat": {"messages": [{"role": "user", "content": "go"}]},
