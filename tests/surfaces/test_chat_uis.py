@@ -56,7 +56,7 @@ LIBRECHAT = {
     "x-stainless-runtime": "node",
     "x-stainless-runtime-version": "v20.19.0",
     "x-stainless-retry-count": "0",
-    "x-session-id": "3d5f2c1e-0b9a-4a7e-8f6d-2c1b0a9e8d7c",
+    "x-session-id": "3d5f2c1e-0b9a-4a7e-8f6d-2c1b0a9e8d7c",  # as a version fills it that has the id from the start
     "x-session-key": "68a1f0c2e4b09d5a7c3e1f20",
 }
 TITLE = (
