@@ -138,6 +138,10 @@ async def test_what_is_streamed_is_not_said_again() -> None:
         (("\n\nFound  ten. ",), "Found ten.", "\n\nFound  ten. "),
         (("Let me look. ", None, "Found ten."), "Let me look. Found ten.", "Let me look. Found ten."),
         (("Found ten.",), None, "Found ten."),
+        (("I think I know. ", None), "no", "I think I know. no"),
+        (("I think I know",), "no", "I think I know\n\nno"),
+        (("Look", None, "Found  ten", None, " That was it."), "Found ten", "LookFound  ten That was it."),
+        (("Look", None, "Found ten"), "Found ten.", "LookFound ten."),
         (("Found ten.",), {"final_response": "Found ten."}, "Found ten."),
     ],
 )

@@ -14,6 +14,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -61,7 +62,7 @@ class Voice:
         self._late = False
         self._interrupted = False
         self._pieces: list[str] = []
-        self._segment = 0  # where in the pieces the open one begins
+        self._ends: list[int] = []  # where in the pieces a segment ended
         self._ids: set[str] = set()
         self._running: dict[str, deque[str]] = {}  # the agent's own id -> ids on the wire
         self._previews: dict[str, deque[str | None]] = {}
@@ -99,7 +100,7 @@ class Voice:
 
     def segment_end(self, *_: object, **__: object) -> Said:
         """A segment of text ends, not the answer."""
-        self._segment = len(self._pieces)
+        self._ends.append(len(self._pieces))
         return _SAID
 
     def reasoning(self, text: object = None, *_: object, **__: object) -> Said:
@@ -110,7 +111,7 @@ class Voice:
     ) -> Said:
         if not call_id:
             return _SAID
-        self._segment = len(self._pieces)
+        self._ends.append(len(self._pieces))
         own, tool = str(call_id), str(name)
         wire = own if own not in self._ids else f"{own}-{len(self._ids)}"
         self._ids.add(wire)
@@ -205,12 +206,15 @@ class Voice:
         """What of the whole answer has not been streamed."""
         if not self.spoken:
             return final
-        whole, segment = "".join(self._pieces), "".join(self._pieces[self._segment :])
-        for said in (segment.lstrip(), whole.lstrip()):
+        if not final.strip():
+            return ""
+        whole = "".join(self._pieces)
+        segments = ["".join(self._pieces[begin:end]) for begin, end in pairwise([0, *self._ends, len(self._pieces)])]
+        if _ends_with(whole, final) or any(segment.split() == final.split() for segment in segments):
+            return ""
+        for said in (whole.lstrip(), segments[-1].lstrip()):
             if said and final.lstrip().startswith(said):
                 return final.lstrip()[len(said) :]
-        if _squeezed(final) in _squeezed(whole):
-            return ""
         return final if whole[-1].isspace() else f"\n\n{final}"
 
     def _too_late(self) -> Said:
@@ -230,8 +234,10 @@ def _call(agent: object, method: str) -> None:
         _log.exception("agent failed in %s()", method)
 
 
-def _squeezed(text: str) -> str:
-    return "".join(text.split())
+def _ends_with(whole: str, final: str) -> bool:
+    """Whether it ends with the same words, however they are spaced: "I know" does not end with "no"."""
+    said, last = " ".join(whole.split()), " ".join(final.split())
+    return said.endswith(last) and not (said[: -len(last)][-1:].isalnum() and last[0].isalnum())
 
 
 def _json(value: object) -> str:
