@@ -64,6 +64,21 @@ def test_a_cache_that_could_not_compare_meanings_is_found(tmp_path: Path) -> Non
     assert "trunkline[semantic-cache]" in ended.stderr or f"there is no {tmp_path / 'nowhere'}" in ended.stderr
 
 
+def test_each_mistake_is_a_line_up_to_twenty(tmp_path: Path) -> None:
+    write(tmp_path, '[server]\nport = "x"\nhots = "a"\n[backends.demo]\ntype = "scriptd"\n')
+    ended = run("check", "trunkline.toml", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    lines = ended.stderr.splitlines()
+    assert [line.partition("trunkline.toml: ")[2].partition(":")[0] for line in lines] == [
+        "server.hots",
+        "server.port",
+        "backends.demo.type",
+    ]
+    write(tmp_path, "".join(f"key{number} = 1\n" for number in range(4000)))
+    lines = run("check", "trunkline.toml", cwd=tmp_path).stderr.splitlines()
+    assert (len(lines), lines[-1]) == (21, "… and more")
+
+
 def test_a_wrong_file_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     write(tmp_path, ROUTES.replace("http://u:hunter2@127.0.0.1:9/v1", "127.0.0.1:9"))
     ended = run("check", "trunkline.toml", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""What a value should be, in words, and the first place where a document is not that.
+"""What a value should be, in words, and the places where a document is not that.
 
 msgspec decodes the configuration; its messages name types, not values, and its paths stop at the keys of a table
 (`$.backends[...]`). So the document is first walked along the same type description: the walk knows the whole path, the
@@ -8,7 +8,7 @@ value seen, and names close to what was written. The reference pages use the sam
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -34,7 +34,7 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """The first thing wrong with a document: at which key, and a sentence about it."""
+    """Something wrong with a document: at which key, and a sentence about it."""
 
     key: str
     message: str
@@ -112,33 +112,29 @@ def phrase(expected: inspect.Type) -> str:
             raise TypeError(f"no words for {expected!r}; the settings have no such type yet")
 
 
-def first_problem(value: object, expected: inspect.Type, *, path: str = "", secret: bool = False) -> Problem | None:
-    """Walks the document along the type. None: msgspec will accept it."""
+def problems(value: object, expected: inspect.Type, *, path: str = "", secret: bool = False) -> Iterator[Problem]:
+    """Walks the document along the type. Nothing: msgspec will accept it."""
     match expected:
         case inspect.StructType():
-            return _in_struct(value, expected, path=path)
+            yield from _in_struct(value, expected, path=path)
         case inspect.DictType():
             if not isinstance(value, dict):
-                return _mismatch(value, expected, path=path)
-            problems = (first_problem(item, expected.value_type, path=join(path, key)) for key, item in value.items())
-            return next(filter(None, problems), None)
+                yield _mismatch(value, expected, path=path)
+                return
+            for key, item in value.items():
+                yield from problems(item, expected.value_type, path=join(path, key))
         case inspect.VarTupleType():
-            return _in_list(value, expected, path=path, secret=secret)
+            yield from _in_list(value, expected, path=path, secret=secret)
         case inspect.UnionType():
-            kinds = [kind for kind in expected.types if not isinstance(kind, inspect.NoneType)]
-            if len(kinds) == 1:
-                return first_problem(value, kinds[0], path=path, secret=secret)
-            if all(isinstance(kind, inspect.StructType) for kind in kinds):
-                return _in_tagged(value, kinds, path=path)
-            if any(first_problem(value, kind, path=path) is None for kind in kinds):
-                return None
-            return _mismatch(value, expected, path=path, secret=secret)
+            yield from _in_union(value, expected, path=path, secret=secret)
         case inspect.LiteralType():
-            if isinstance(value, str) and value not in expected.values:
-                return Problem(path, unknown(value, [str(known) for known in expected.values], what="value"))
-            return None if isinstance(value, str) else _mismatch(value, expected, path=path)
+            if not isinstance(value, str):
+                yield _mismatch(value, expected, path=path)
+            elif value not in expected.values:
+                yield Problem(path, unknown(value, [str(known) for known in expected.values], what="value"))
         case _:
-            return None if _scalar_fits(value, expected) else _mismatch(value, expected, path=path, secret=secret)
+            if not _scalar_fits(value, expected):
+                yield _mismatch(value, expected, path=path, secret=secret)
 
 
 def _scalar_fits(value: object, expected: inspect.Type) -> bool:
@@ -168,45 +164,51 @@ def _mismatch(value: object, expected: inspect.Type, *, path: str, secret: bool 
     return Problem(path, f"expected {phrase(expected)}, got {seen(value, secret=secret)}{hint}")
 
 
-def _in_list(value: object, expected: inspect.VarTupleType, *, path: str, secret: bool) -> Problem | None:
+def _in_list(value: object, expected: inspect.VarTupleType, *, path: str, secret: bool) -> Iterator[Problem]:
     if not isinstance(value, list) or len(value) < (expected.min_length or 0):
-        return _mismatch(value, expected, path=path, secret=secret)
-    items = enumerate(value)
-    problems = (
-        first_problem(item, expected.item_type, path=f"{path}[{index}]", secret=secret) for index, item in items
-    )
-    return next(filter(None, problems), None)
+        yield _mismatch(value, expected, path=path, secret=secret)
+        return
+    for index, item in enumerate(value):
+        yield from problems(item, expected.item_type, path=f"{path}[{index}]", secret=secret)
 
 
-def _in_tagged(value: object, kinds: list[inspect.Type], *, path: str) -> Problem | None:
+def _in_union(value: object, expected: inspect.UnionType, *, path: str, secret: bool) -> Iterator[Problem]:
+    kinds = [kind for kind in expected.types if not isinstance(kind, inspect.NoneType)]
+    if len(kinds) == 1:
+        yield from problems(value, kinds[0], path=path, secret=secret)
+    elif all(isinstance(kind, inspect.StructType) for kind in kinds):
+        yield from _in_tagged(value, kinds, path=path)
+    elif all(any(problems(value, kind, path=path)) for kind in kinds):
+        yield _mismatch(value, expected, path=path, secret=secret)
+
+
+def _in_tagged(value: object, kinds: list[inspect.Type], *, path: str) -> Iterator[Problem]:
     """A table whose `type` says which of several it is."""
     if not isinstance(value, dict):
-        return Problem(path, f"expected a table, got {seen(value)}")
+        yield Problem(path, f"expected a table, got {seen(value)}")
+        return
     tables = {str(kind.tag): kind for kind in kinds if isinstance(kind, inspect.StructType)}
+    tag = value.get("type")
     if "type" not in value:
-        return Problem(join(path, "type"), f"missing; it is one of {quoted(sorted(tables))}")
-    tag = value["type"]
-    if not isinstance(tag, str):
-        return Problem(join(path, "type"), f"expected one of {quoted(sorted(tables))}, got {seen(tag)}")
-    if tag not in tables:
-        return Problem(join(path, "type"), unknown(tag, tables, what="backend type"))
-    return _in_struct(value, tables[tag], path=path)
+        yield Problem(join(path, "type"), f"missing; it is one of {quoted(sorted(tables))}")
+    elif not isinstance(tag, str):
+        yield Problem(join(path, "type"), f"expected one of {quoted(sorted(tables))}, got {seen(tag)}")
+    elif tag not in tables:
+        yield Problem(join(path, "type"), unknown(tag, tables, what="backend type"))
+    else:
+        yield from _in_struct(value, tables[tag], path=path)
 
 
-def _in_struct(value: object, expected: inspect.StructType, *, path: str) -> Problem | None:
+def _in_struct(value: object, expected: inspect.StructType, *, path: str) -> Iterator[Problem]:
     if not isinstance(value, dict):
-        return _mismatch(value, expected, path=path)
+        yield _mismatch(value, expected, path=path)
+        return
     fields = {field.encode_name: field for field in expected.fields}
     for key in value:
         if key not in fields and key != expected.tag_field:
-            return Problem(join(path, key), unknown(key, fields, what="setting"))
+            yield Problem(join(path, key), unknown(key, fields, what="setting"))
     for key, field in fields.items():
         if key in value:
-            problem = first_problem(value[key], field.type, path=join(path, key), secret=key in SECRET_KEYS)
+            yield from problems(value[key], field.type, path=join(path, key), secret=key in SECRET_KEYS)
         elif field.required:
-            problem = Problem(join(path, key), f"missing; expected {phrase(field.type)}")
-        else:
-            problem = None
-        if problem is not None:
-            return problem
-    return None
+            yield Problem(join(path, key), f"missing; expected {phrase(field.type)}")

@@ -7,19 +7,21 @@ agents and models are found when the backends are made.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 
 from trunkline.config.checks import inconsistency
 from trunkline.config.environment import OVERRIDES, Override
-from trunkline.config.expect import Document, first_problem
+from trunkline.config.expect import Document, Problem, problems
 from trunkline.config.profiles import PROFILES
 from trunkline.config.schema import Config
 from trunkline.config.secrets import InterpolationError, interpolate
 from trunkline.model.errors import ConfigError
 
+MAX_SHOWN = 20
 CONFIG_TYPE = msgspec.inspect.type_info(Config)
 
 
@@ -36,6 +38,16 @@ class _Source(msgspec.Struct, frozen=True):
                 return ConfigError(message, key=origin)
         return ConfigError(message, file=self.file, key=key or None)
 
+    def refuse(self, found: Iterable[Problem]) -> None:
+        """Raises one error for all of them, a line for each, if there is any."""
+        some = [self.error(problem.key, problem.message) for problem in islice(found, MAX_SHOWN + 1)]
+        if not some:
+            return
+        lines = [error.message for error in some[:MAX_SHOWN]]
+        if len(some) > MAX_SHOWN:
+            lines.append("… and more")
+        raise some[0].with_message("\n".join(lines))
+
 
 def load_config(path: Path, *, environ: Mapping[str, str], flags: Mapping[str, str] | None = None) -> Config:
     """Reads one file.
@@ -45,7 +57,7 @@ def load_config(path: Path, *, environ: Mapping[str, str], flags: Mapping[str, s
         flags: values given on the command line, by flag (`--port`).
 
     Raises:
-        ConfigError: whatever is wrong, the first of it.
+        ConfigError: whatever is wrong, as far as it can be told at once.
     """
     file = str(path)
     document = _parse(path, file=file)
@@ -63,9 +75,7 @@ def build_config(
     """Makes a Config of a document whose strings are final. Raises ConfigError."""
     merged, origins = _overlaid(document, environ=environ, flags=flags or {})
     source = _Source(file, origins)
-    problem = first_problem(merged, CONFIG_TYPE)
-    if problem is not None:
-        raise source.error(problem.key, problem.message)
+    source.refuse(problems(merged, CONFIG_TYPE))
     try:
         config = msgspec.convert(merged, Config)
     except msgspec.ValidationError as error:  # a rule of the schema that the walk does not know yet

@@ -280,3 +280,9 @@ class ConfigError(TrunklineError):
         super().__init__(f"{where}{key}: {message}" if key else f"{where}{message}")
         self.file = file
         self.key = key
+
+    def with_message(self, message: str) -> "ConfigError":
+        """The same about more than one key. Its message is taken as it is."""
+        error = ConfigError(message)
+        error.file, error.key = self.file, self.key
+        return error

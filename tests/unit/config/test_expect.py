@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.config.expect import first_problem, phrase
+from trunkline.config.expect import phrase, problems
 from trunkline.config.load import CONFIG_TYPE
 from trunkline.config.schema import Config
 
@@ -51,7 +51,7 @@ DOCUMENTS = st.fixed_dictionaries(
 
 @given(DOCUMENTS)
 def test_what_the_walk_accepts_is_what_the_schema_accepts(document: dict[str, Any]) -> None:
-    problem = first_problem(document, CONFIG_TYPE)
+    problem = next(problems(document, CONFIG_TYPE), None)
     try:
         msgspec.convert(document, Config)
     except msgspec.ValidationError:
@@ -62,7 +62,7 @@ def test_what_the_walk_accepts_is_what_the_schema_accepts(document: dict[str, An
 
 @pytest.mark.parametrize("number", [math.inf, math.nan, -math.inf])
 def test_no_setting_takes_a_number_that_is_not_finite(number: float) -> None:
-    problem = first_problem({"server": {"shutdown_grace_s": number}}, CONFIG_TYPE)
+    problem = next(problems({"server": {"shutdown_grace_s": number}}, CONFIG_TYPE), None)
     assert problem is not None
     assert problem.key == "server.shutdown_grace_s"
 
