@@ -228,6 +228,39 @@ async def test_a_session_goes_on_over_every_surface(serve: Serve) -> None:
         assert await Client(server, headers=S).messages("last") == [*expected, "u:last"]
 
 
+async def test_ollama_s_api_and_runs_take_part(serve: Serve) -> None:
+    async with serve(BOT, scripts={"bot.py": SEES}) as server:
+        body = json.dumps({"model": "bot", "messages": user("ollama"), "stream": False}).encode()
+        assert (await server.request("POST", "/api/chat", body, headers=S)).status == 200
+        run = (await call(server, "POST", "/v1/runs", model="bot", input="run", session_id="s1")).json()
+        await server.get(f"/v1/runs/{run['run_id']}/events")
+        assert await Client(server, headers=S).messages("last") == ["u:ollama", "a", "u:run", "a", "u:last"]
+
+
+async def test_what_is_asked_twice_under_one_key_is_said_once(serve: Serve) -> None:
+    async with serve(BOT, scripts={"bot.py": SEES}) as server:
+        client = Client(server, headers={**S, "idempotency-key": "k1"})
+        first, again = await client.post("one"), await client.post("one")
+        assert again.headers["x-trunkline-idempotent"] == "replayed"
+        assert (first.json()["id"], first.headers["x-session-id"]) == (
+            again.json()["id"],
+            again.headers["x-session-id"],
+        )
+        assert len(await listed(server, "s1")) == 2
+
+
+async def test_an_answer_of_the_cache_is_part_of_the_session(serve: Serve) -> None:
+    async with serve(BOT, scripts={"bot.py": SEES}) as server:
+        client = Client(server, headers={**S, "x-trunkline-cache": "use"})
+        assert (await client.post("one")).headers["x-trunkline-cache"] == "miss"
+        assert (await client.post("one")).headers["x-trunkline-cache"] == "miss"  # more had been said before it
+        assert (await server.request("DELETE", "/v1/sessions/s1")).status == 200
+        assert (await client.post("one")).headers["x-trunkline-cache"] == "hit"
+        assert len(await listed(server, "s1")) == 2
+        other = Client(server, headers={"x-session-id": "s2", "x-trunkline-cache": "use"})
+        assert (await other.post("one")).headers["x-trunkline-cache"] == "miss"
+
+
 async def test_runs_of_tools_are_kept(serve: Serve) -> None:
     async with serve(BOT, scripts={"bot.py": SEES}) as server:
         await Client(server, headers=S).post("tool")
@@ -613,6 +646,24 @@ async def test_a_store_that_fails_costs_the_history_and_not_the_answer(
         responses = Asking(server, model="bot")
         responses.headers = S
         assert (await responses.create("three"))["status"] == "completed"
+
+
+async def test_work_that_waited_for_its_turn_goes_on_in_its_session_after_a_restart(serve: Serve) -> None:
+    HELD.begin()
+    stored = 'store.url = "sqlite:///trunkline.db"\n' + HOLDING
+    async with serve(stored, scripts={"bot.py": HOLD}, grace_s=0) as server:
+        await Client(server, headers=S).post("one")
+        first = asyncio.create_task(Client(server, headers=S).post("hold", stream=True))
+        await eventually(lambda: HELD.begun == ["one", "hold"])
+        run = (await Asking(server, model="bot").post("later", background=True, session_id="s1")).json()
+        await until_waiting(server, 2)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    async with serve(stored, scripts={"bot.py": HOLD}) as server:
+        ended = await Asking(server, model="bot").ended(run["id"])
+        assert (ended["status"], ended["output_text"]) == ("completed", "Heard: one | hold | later")
+        said = [item["content"][0]["text"] for item in await listed(server, "s1")]
+        assert said == ["one", "Heard: one", "hold", "Heard: ", "later", "Heard: one | hold | later"]
 
 
 async def test_sessions_outlive_the_server(serve: Serve) -> None:
