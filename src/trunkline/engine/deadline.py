@@ -19,7 +19,7 @@ class Deadline:
     def __init__(self, timers: Timers, *, backend: str) -> None:
         self._timers = timers
         self._backend = backend
-        self._task = asyncio.current_task()
+        self._task = asyncio.current_task(timers.loop)
         self.waiting = False
         self.passed = False
         timers.start(self)

@@ -29,15 +29,18 @@ class Timers:
         self.after_s = after_s
         self._due_s: dict[Timed, float] = {}  # in the order in which they are over
         self._armed = False
-        self._loop: asyncio.AbstractEventLoop | None = (
-            None  # asked for once: in Python 3.11 that is a system call each time
-        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop, asked for once: up to Python 3.11 that is a system call each time."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def start(self, timed: Timed) -> None:
         """Calls `due` later, once. Who waits already begins again."""
-        loop = self._loop or asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
+        loop = self.loop
         self._due_s.pop(timed, None)
         self._due_s[timed] = loop.time() + self.after_s
         if not self._armed:

@@ -38,7 +38,7 @@ class DisconnectWatch:
         self._timers = timers or Timers(WATCH_AFTER_S)
 
     def __enter__(self) -> "DisconnectWatch":
-        self._worker = asyncio.current_task()
+        self._worker = asyncio.current_task(self._timers.loop)
         self._timers.start(self)
         return self
 

@@ -59,6 +59,7 @@ class Edge:
         self._state = runtime.state
         self._errors = errors
         self._accounts = accounts
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         received = received_headers(scope)
@@ -84,7 +85,11 @@ class Edge:
                 message["type"] = f"websocket.{message['type']}"  # refused before it became one
             await send(message)
 
-        task = asyncio.current_task()
+        if self._loop is None:
+            self._loop = (
+                asyncio.get_running_loop()
+            )  # a system call up to Python 3.11, so made once and not with each request
+        task = asyncio.current_task(self._loop)
         if task is not None:
             self._state.in_flight.add(task)
         try:
