@@ -1,6 +1,7 @@
 """The thread pool of synchronous agents."""
 
 import threading
+import weakref
 
 import pytest
 
@@ -118,3 +119,21 @@ def test_closing_gives_what_still_runs_and_refuses_the_rest() -> None:
         workers.submit(lambda: None)
     release.set()
     running.done.wait()
+
+
+def test_an_idle_thread_holds_nothing_of_its_last_job() -> None:
+    class Conversation:
+        pass
+
+    def submit(workers: WorkerThreads) -> "weakref.ref[Conversation]":
+        conversation = Conversation()
+        workers.submit(lambda: seen.append(type(conversation))).done.wait()
+        return weakref.ref(conversation)
+
+    seen: list[type] = []
+    workers = WorkerThreads(size=1, name="t")
+    kept = submit(workers)
+    while workers._idle < 1:  # it is done before it is idle again
+        pass
+    assert kept() is None
+    workers.close()

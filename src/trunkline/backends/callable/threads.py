@@ -109,10 +109,16 @@ class WorkerThreads:
         threading.Thread(target=self._work, name=f"agent-{self._name}", daemon=True).start()
 
     def _work(self) -> None:
-        while (job := self._next()) is not None:
-            job.context.run(job.run)
-            if not self._returned(job):
-                return
+        while self._work_once():
+            pass
+
+    def _work_once(self) -> bool:
+        """Whether the thread may go on working. A call of its own: a thread that waits holds nothing of its last job."""
+        job = self._next()
+        if job is None:
+            return False
+        job.context.run(job.run)
+        return self._returned(job)
 
     def _next(self) -> Job | None:
         with self._changed:
