@@ -31,6 +31,7 @@ async def open_store(
     max_responses: int = 10_000,
     max_sessions: int = 10_000,
     max_age_s: float | None = None,
+    max_run_age_s: float | None = None,
     busy_s: float = BUSY_S,
     keyed: IdempotencySettings | None = None,
 ) -> AsyncIterator[SqliteStore]:
@@ -40,6 +41,7 @@ async def open_store(
         max_responses=max_responses,
         max_sessions=max_sessions,
         max_age_s=max_age_s,
+        max_run_age_s=max_run_age_s,
         lock_wait_s=0,
         busy_s=busy_s,
         keyed=keyed or IdempotencySettings(),
