@@ -341,6 +341,22 @@ async def test_the_first_event_has_its_own_time_though_the_head_came_at_once(
         assert (await asking).text == "Hello"
 
 
+async def test_silence_after_the_finish_reason_ends_the_answer_before_its_idle_time(
+    upstream: FakeUpstream, serve: Serve
+) -> None:
+    """Relayed and read; with the idle time this test would be ended by the suite's deadline."""
+    finished = chunk(text_frame("Hello") + text_frame(finish="stop"))
+    upstream.plan([STREAM, finished, Do.HOLD], [STREAM, finished, Do.HOLD])
+    async with serve(routed(upstream, "idle_timeout_s = 3600\ntimeout_s = 7200")) as served:
+        responding = {"model": "m", "input": "a", "stream": True}
+        replies = await asyncio.gather(
+            served.chat(model="m", stream=True),
+            served.request("POST", "/v1/responses", json.dumps(responding).encode()),
+        )
+    assert all(reply.body.endswith(DONE) for reply in replies)
+    assert b"response.completed" in replies[1].body
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_silence_in_the_middle_is_a_timeout(upstream: FakeUpstream, serve: Serve, stream: bool) -> None:
     async with serve(routed(upstream, "idle_timeout_s = 0.05")) as served:

@@ -49,6 +49,8 @@ _SAYS_NOTHING = (None, "not_found", BackendRejected.default_code)
 MAX_ERROR_BYTES = 65_536
 MAX_LISTING_BYTES = 16 * 1024 * 1024
 MAX_MESSAGE = 2000
+END_WITHIN_S = 2.0
+"""After a finish reason: an answer that says all but its end is whole, and no client waits for a server that has fallen silent."""
 
 
 class HttpBackend:
@@ -177,6 +179,8 @@ class HttpBackend:
                         yield batch
                     if tee.ended:
                         return
+                    if tee.finished:
+                        answer.end_within(END_WITHIN_S)
             except (BackendUnavailable, BackendTimeout):
                 if not tee.finished:  # otherwise nothing but its usage and its end can be missing
                     raise
@@ -199,7 +203,8 @@ class HttpBackend:
     async def _decode(self, answer: Answer, request: Request, context: Context) -> AsyncGenerator[EventBatch, None]:
         fallback = ev.TurnStarted(context.turn_id, context.backend_model, context.created_at)
         streamed = self._is_stream(answer)
-        decoder, whole = self._codec.decoder(fallback, streamed=streamed, tools=request.tools), False
+        decoder = self._codec.decoder(fallback, streamed=streamed, tools=request.tools)
+        whole = finished = False
         try:
             try:
                 while chunk := await answer.chunk():
@@ -209,6 +214,9 @@ class HttpBackend:
                         yield self._clean(events)
                     if decoder.ended:
                         return
+                    finished = finished or ev.ChoiceDone in map(type, events)
+                    if finished and streamed and request.n == 1:
+                        answer.end_within(END_WITHIN_S)
             except (BackendUnavailable, BackendTimeout) as lost:
                 if not streamed or request.n > 1:  # choices that never began would not be missed
                     raise

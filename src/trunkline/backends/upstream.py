@@ -92,6 +92,11 @@ class Answer:
             return await self._unpacked_chunk()
         return await self._receive(at_least)
 
+    def end_within(self, seconds: float) -> None:
+        """What follows the bytes that have been read is due so soon, or what follows them if they are not the last."""
+        if self._connection is not None:
+            self._connection.allowed_s = min(self._connection.allowed_s, seconds)
+
     async def finish(self) -> None:
         """After the answer's own last event: reads the body's end, which is due at once, so that the connection is reused."""
         if self._connection is None:
