@@ -246,8 +246,16 @@ class AgentIncomplete(BackendError):
     default_code = "agent_incomplete"
     retryable = False
 
-    def __init__(self, message: str, *, state: Mapping[str, bool] = {}) -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        state: Mapping[str, bool] = {},
+    ) -> None:
+        super().__init__(message, code=code, param=param, retry_after_s=retry_after_s)
         self.state = state
 
     def info(self) -> ErrorInfo:
