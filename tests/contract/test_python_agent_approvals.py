@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.serving import serving
+from tests.serving import eventually, serving
 from trunkline.agent import Choice, ToolStarted, Turn
 from trunkline.backends.callable import PythonBackend
 from trunkline.config.schema import PythonSettings
@@ -298,3 +298,28 @@ async def test_a_whole_answer_is_not_asked_for(tmp_path: Path) -> None:
     async with serving(CONFIG, base_dir=tmp_path, scripts={"asking.py": AGENT}) as served:
         reply = await served.chat(model="asking")
         assert reply.json()["choices"][0]["message"]["content"] == "May I? deny"
+
+
+async def test_a_server_that_leaves_denies_what_is_open(tmp_path: Path) -> None:
+    async with (
+        serving(CONFIG, base_dir=tmp_path, scripts={"asking.py": AGENT}) as served,
+        served.stream(model="asking") as wire,
+    ):
+        await wire.head()
+        await wire.until(b"rm -r build")
+        served.application.drain()
+        assert b'"deny"' in await wire.until(b"[DONE]")
+
+
+async def test_an_answer_in_the_background_can_be_asked_for(tmp_path: Path) -> None:
+    body = b'{"model": "asking", "input": "x", "background": true}'
+    async with serving(CONFIG, base_dir=tmp_path, scripts={"asking.py": AGENT}) as served:
+        begun = (await served.request("POST", "/v1/responses", body)).json()
+        approvals = served.application.runtime.approvals
+        await eventually(lambda: bool(approvals.pending("default", begun["id"])))
+        path = f"/v1/runs/{begun['id']}/approval"
+        assert (await served.request("POST", path, b'{"choice": "always"}')).status == 200
+        again = await served.request("POST", path, b'{"choice": "always"}')
+        assert (again.status, again.error["code"]) == (409, "approval_not_pending")
+        # What was answered with `always` is not asked again, and then needs nobody to see it.
+        assert (await served.chat(model="asking")).json()["choices"][0]["message"]["content"] == "May I? always"
