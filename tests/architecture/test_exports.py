@@ -42,7 +42,7 @@ PUBLIC: dict[str, str] = {
     "trunkline.model.tokens": "TokenLogprob TopLogprob",
     "trunkline.model.turn": "ChoiceEnd Fold OpenItem Turn TurnItem fold terminal_for",
     "trunkline.model.usage": "Usage",
-    "trunkline.plugins": "BACKENDS BackendPlugin EMBEDDER build_backend build_embedder",
+    "trunkline.plugins": "BACKENDS BackendPlugin EMBEDDER build_backend build_embedder check_embedder",
     "trunkline.ports.approvals": "Approvals CHOICES DENY Question",
     "trunkline.ports.backend": """
         Backend BackendSetup Capabilities Checkable Compacted Compactor Context EventBatch ModelFile ModelInfo NO_OWNER PartKind Probe
