@@ -1,5 +1,6 @@
 """`profile = "hermes"`: the Responses API of hermes-agent's server, checks 37 to 74 of its contract, in its order."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -260,6 +261,24 @@ async def test_60_what_is_cancelled_keeps_what_there_was(either: Serving) -> Non
         await wire.until(b"response.incomplete")
         kept = (await either.get(f"/v1/responses/resp_{response_id}")).json()
     assert (kept["status"], kept["output"][0]["content"][0]["text"]) == ("cancelled", "partial output")
+
+
+@BOTH
+async def test_60_what_a_stopping_server_cut_keeps_what_there_was(serve: Serve, names: Names) -> None:
+    """It is `failed`, and says why: an answer that is `incomplete` could be taken for one that reached its limit."""
+    kept = toml(names, more='[store]\nurl = "sqlite:///kept.db"\n')
+    body = json.dumps({"model": "hermes-agent", "input": "wait", "stream": True}).encode()
+    async with held(), contextlib.AsyncExitStack() as stack:
+        async with serve(kept, grace_s=0.01) as server:
+            wire = await stack.enter_async_context(server.connect())
+            await wire.send(b"POST /v1/responses HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            await wire.head()
+            seen = await wire.until(b"response.output_text.delta")
+        response_id = "resp_" + seen.split(b'"resp_')[1].split(b'"')[0].decode()
+    async with serve(kept) as server:
+        response = (await server.get(f"/v1/responses/{response_id}")).json()
+    assert (response["status"], response["error"]["message"]) == ("failed", "the server is shutting down")
+    assert response["output"][0]["content"][0]["text"] == "partial output"
 
 
 @BOTH
