@@ -48,6 +48,8 @@ PROMPT_CACHE_MIB = 256
 """Memory for the state of conversations that have no slot now. The engine's own bound is 8 GiB."""
 
 PORT_TIMEOUT_S = 10.0
+METADATA_BYTES = 16 * 1024 * 1024
+"""Of a file's beginning in which its own keys stand, before or after the vocabulary's."""
 
 _log = logging.getLogger("trunkline.embedded")
 _threads = itertools.count(1)
@@ -216,6 +218,12 @@ class Generation:
         self._on_end()
 
 
+def _says_how_to_pool(path: Path) -> bool:
+    """Whether the file's metadata, with which it begins, names how the vectors of a text's tokens become one."""
+    with path.open("rb") as file:
+        return b".pooling_type" in file.read(METADATA_BYTES)
+
+
 class Engine:
     """One loaded model. `load`, then calls, then `close`; all on one loop."""
 
@@ -299,9 +307,13 @@ class Engine:
 
     def _load(self) -> Template:
         parameters = self._parameters()
+        if self._options.embeddings and not _says_how_to_pool(self._options.path):
+            # A model made for answers does not. Found out by loading it, everybody would wait twice: llama.cpp's binding stops the
+            # whole process while it loads.
+            parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
         server = self._created(parameters)
         if self._options.embeddings and "error" in _embedded(server, {"input": "a"}):
-            # A model made for answers does not say how the vectors of its tokens become one.
+            # It does not say after all how the vectors of its tokens become one.
             del server
             parameters = self._parameters()
             parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
