@@ -6,6 +6,8 @@ Open WebUI 0.6: backend/open_webui/routers/openai.py, utils/headers.py. LibreCha
 import json
 from typing import Any
 
+import pytest
+
 from tests.conftest import Serve
 from tests.serving import Serving, read_frames
 
@@ -191,3 +193,14 @@ async def test_a_page_reads_a_stream_after_its_preflight(serve: Serve) -> None:
         foreign = await post(server, body, {**KEY, "origin": "https://evil.example"})
         assert foreign.status == 403
         assert "access-control-allow-origin" not in foreign.headers
+
+
+@pytest.mark.parametrize("headers", [OPEN_WEBUI, LIBRECHAT], ids=["open_webui", "librechat"])
+async def test_a_header_that_its_template_left_empty_says_nothing(serve: Serve, headers: dict[str, str]) -> None:
+    """A temporary chat and a conversation's first message have no id yet."""
+    body = {"model": "support", "messages": [{"role": "user", "content": "hello"}]}
+    async with serve(AGENT, scripts=SCRIPTS) as server:
+        answer = await post(server, body, {**headers, "x-session-id": "", "x-session-key": ""})
+        assert answer.status == 200
+        temporary = await post(server, body, {**headers, "x-session-id": "local:Zx8f_0aB-3"})
+        assert temporary.status == 200

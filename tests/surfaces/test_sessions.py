@@ -140,7 +140,7 @@ async def test_the_path_wins_over_a_header_and_a_header_over_the_body(serve: Ser
             assert (await server.request("POST", way, body, headers=headers)).headers["x-session-id"] == expected
 
 
-@pytest.mark.parametrize("bad", ["../etc", "a..b", "a/b", "/a", "a b", ".a", "", "x" * 257, "a\\b", "ä"])
+@pytest.mark.parametrize("bad", ["../etc", "a..b", "a/b", "/a", "a b", ".a", "x" * 257, "a\\b", "ä"])
 async def test_a_session_id_that_could_do_harm_is_refused(serve: Serve, bad: str) -> None:
     async with serve(BOT, scripts={"bot.py": SEES}) as server:
         reply = await Client(server).post("hi", session_id=bad)
@@ -168,7 +168,7 @@ async def test_a_memory_key_needs_an_api_key_and_reaches_the_agent(serve: Serve)
         response = await server.request("POST", "/v1/responses", data, headers=key)
         assert response.headers["x-session-key"] == "user:ann/main"
         assert json.loads(response.json()["output_text"])[1] == "user:ann/main"
-        for bad in ("x" * 257, "", "a\tb"):
+        for bad in ("x" * 257, "a\tb"):
             reply = await Client(server, headers={**key, "x-session-key": bad}).post("hi")
             assert (reply.status, reply.error["param"]) == (400, "x-session-key")
 

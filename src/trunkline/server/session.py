@@ -73,9 +73,9 @@ def session_of(scope: Scope, request: Request, runtime: Runtime) -> tuple[Sessio
 
 
 def session_id_of(scope: Scope, profile: Profile) -> str | None:
-    """The one that a header names. Raises InvalidParameter."""
+    """The one that a header names; an empty one names none, as chat UIs send it before they have an id. Raises InvalidParameter."""
     given = header(scope, profile.session_header.encode())
-    return None if given is None else checked_id(given.decode("latin-1"), param=profile.session_header)
+    return checked_id(given.decode("latin-1"), param=profile.session_header) if given else None
 
 
 def checked_id(session_id: str, *, param: str) -> str:
@@ -119,7 +119,7 @@ def announce(exchange: Exchange, profile: Profile, session_id: str, memory_key: 
 
 def _memory_key_of(scope: Scope, profile: Profile, settings: ServerSettings) -> str | None:
     given = header(scope, profile.memory_key_header.encode())
-    if given is None:
+    if not given:
         return None
     name = profile.memory_key_header
     if not _has_keys(settings):
@@ -132,7 +132,7 @@ def _memory_key_of(scope: Scope, profile: Profile, settings: ServerSettings) -> 
         key = given.decode()
     except UnicodeDecodeError:
         key = ""
-    if not key.isprintable() or not 1 <= len(key) <= MAX_MEMORY_KEY:
+    if not key.isprintable() or not key or len(key) > MAX_MEMORY_KEY:
         raise InvalidParameter(
             f"Invalid '{name}': expected 1 to {MAX_MEMORY_KEY} printable characters in UTF-8.", param=name
         )
