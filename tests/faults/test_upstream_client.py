@@ -19,7 +19,7 @@ from tests.fakes.upstream import END, STREAM, Do, FakeUpstream, answer, chunk, s
 from tests.serving import eventually
 from trunkline.backends.upstream import Answer, Upstream
 from trunkline.backends.upstream_dial import first_connected
-from trunkline.model.errors import BackendError, BackendProtocolError, BackendTimeout, BackendUnavailable
+from trunkline.model.errors import BackendError, BackendProtocolError, BackendTimeout, BackendUnavailable, ConfigError
 
 HELLO = answer(b"hello")
 
@@ -482,13 +482,24 @@ async def test_plain_requests_go_to_the_proxy_of_the_environment(monkeypatch: py
     assert f"Proxy-Authorization: Basic {base64.b64encode(b'us er:pw').decode()}\r\n" in head
 
 
-@pytest.mark.parametrize("why", ["not wanted", "exempt", "none of HTTP's"])
+@pytest.mark.parametrize("why", ["not wanted", "exempt"])
 async def test_the_proxy_is_left_out(upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
-    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1" if why == "none of HTTP's" else "http://127.0.0.1:1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "127.0.0.1" if why == "exempt" else "")
     upstream.plan([HELLO])
     async with client(upstream.url, trust_env=why != "not wanted") as up:
         assert await said(up) == b"hello"
+
+
+async def test_a_proxy_of_another_kind_is_not_passed_by(
+    upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "socks5://me:secret@127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(ConfigError, match="http_proxy is a socks5:// proxy") as refused:
+        async with client(upstream.url, trust_env=True):
+            pass
+    assert "secret" not in str(refused.value)
 
 
 @pytest.fixture

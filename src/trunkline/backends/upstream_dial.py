@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from trunkline.backends.upstream_connection import Connection, why
+from trunkline.model.errors import ConfigError
 
 NEXT_ADDRESS_S = 0.25
 RESOLVED_FOR_S = 10.0
@@ -202,13 +203,21 @@ def _tls() -> ssl.SSLContext:
 
 
 def _proxy(url: SplitResult) -> SplitResult | None:
-    """The proxy that the environment names for this server. One that is none of HTTP's is not used."""
+    """The proxy that the environment names for this server.
+
+    Raises ConfigError for one of another kind: who asks for a proxy does not want to be taken past it.
+    """
     named = urllib.request.getproxies().get(url.scheme)
     if not named or urllib.request.proxy_bypass(authority(url)):
         return None
     proxy = urlsplit(named if "://" in named else f"http://{named}")
-    usable = proxy.scheme == "http" or (proxy.scheme == "https" and url.scheme == "http")
-    return proxy if usable and proxy.hostname else None
+    if proxy.hostname and (proxy.scheme == "http" or (proxy.scheme == "https" and url.scheme == "http")):
+        return proxy
+    kind = f"is a {proxy.scheme}:// proxy" if proxy.hostname else "names no host"
+    raise ConfigError(
+        f"the environment's {url.scheme}_proxy {kind}, and {authority(url)} is only reached through an http:// one; change it, "
+        "name the server in no_proxy, or set trust_env = false"
+    )
 
 
 def _host(url: SplitResult) -> str:
