@@ -6,9 +6,10 @@ import importlib.util
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
+import aiohttp
 import openai
 import pytest
 
@@ -28,10 +29,10 @@ def model_file() -> Path:
 class Llama:
     """One of llama.cpp's servers, up when the block begins and killed when it ends."""
 
-    def __init__(self, name: str, log: Path) -> None:
+    def __init__(self, name: str, log: Path, *, idle_s: int = -1) -> None:
         self._log = log.open("w")
         self.process = subprocess.Popen(
-            [sys.executable, llama_server.__file__, str(model_file()), name],
+            [sys.executable, llama_server.__file__, str(idle_s), str(model_file()), name],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -57,9 +58,12 @@ class Llama:
 
 
 @contextlib.contextmanager
-def llamas(folder: Path, *names: str) -> Iterator[list[Llama]]:
+def llamas(folder: Path, *names: str, idle_s: Sequence[int] = (-1, -1)) -> Iterator[list[Llama]]:
     with contextlib.ExitStack() as stack:
-        started = [Llama(name, folder / f"llama{number}.log") for number, name in enumerate(names)]
+        started = [
+            Llama(name, folder / f"llama{number}.log", idle_s=idle)
+            for number, (name, idle) in enumerate(zip(names, idle_s, strict=True))
+        ]
         for one in started:
             stack.callback(one.close)
         yield started
@@ -98,6 +102,32 @@ async def test_each_model_is_asked_of_the_server_that_has_it(tmp_path: Path, ser
                 await streamed(client, "alpha")
             assert (gone.value.status_code, gone.value.code) == (503, "backend_unavailable")
             assert await streamed(client, "beta")
+
+
+async def test_the_server_that_has_the_model_in_memory_is_asked_before_one_that_would_have_to_load_it(
+    tmp_path: Path, serve: Serve
+) -> None:
+    with llamas(tmp_path, "same", "same", idle_s=(1, -1)) as (sleepy, awake):
+        urls = sleepy.url(), awake.url()
+        async with aiohttp.ClientSession() as session:
+
+            async def asleep() -> bool:
+                async with session.get(urls[0].removesuffix("/v1") + "/props") as answer:
+                    return bool((await answer.json())["is_sleeping"])
+
+            while not await asleep():
+                pass
+            async with serve(pool(*urls, more="retries = 0")) as server, client_of(server) as client:
+                assert [model.id async for model in client.models.list()] == ["same"]
+                for _ in range(3):  # without it, whoever is free would be asked in turn
+                    answer = await client.chat.completions.with_raw_response.create(
+                        model="same", messages=[{"role": "user", "content": "Say hello."}], max_tokens=2
+                    )
+                    assert urls[1].removesuffix("/v1").removeprefix("http://") in answer.headers["x-trunkline-route"]
+                assert await asleep()
+                awake.kill()
+                assert await streamed(client, "same")  # it wakes
+                assert not await asleep()
 
 
 @pytest.mark.slow

@@ -1,4 +1,6 @@
-"""llama.cpp's own HTTP server as a process: `python llama_server.py MODEL_FILE NAME…`. Prints its URL once it can answer.
+"""llama.cpp's own HTTP server as a process: `python llama_server.py IDLE_S MODEL_FILE NAME…`. Prints its URL once it can answer.
+
+After IDLE_S seconds with nothing to do it frees its model's memory until it is asked again; with -1 it never does.
 
 It runs until it is killed; that is what some tests do with it.
 """
@@ -12,8 +14,9 @@ os.environ["OMP_WAIT_POLICY"] = "passive"  # before the import: its threads woul
 import xllamacpp
 
 
-def main(path: str, *names: str) -> None:
+def main(idle_s: str, path: str, *names: str) -> None:
     parameters = xllamacpp.CommonParams()
+    parameters.sleep_idle_seconds = int(idle_s)
     parameters.model.path = path
     parameters.model_alias = set(names)
     parameters.n_ctx = 2048

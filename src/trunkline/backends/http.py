@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from trunkline.backends.http_context import ContextEndpoints
-from trunkline.backends.http_dialects import DIALECTS, Relaying, with_running
+from trunkline.backends.http_dialects import DIALECTS, Relaying, is_asleep, with_running
 from trunkline.backends.operations import ALL, HttpOperations
 from trunkline.backends.redact import redacted
 from trunkline.backends.upstream import Answer, Upstream
@@ -112,21 +112,23 @@ class HttpBackend:
         models = self._dialect.read_models(body, self._upstream.name)
         if self._settings.vendor is None and self._dialect.vendor is None:
             self._vendor = guessed(models, server=answer.header("Server"), host=self._host)
-        if self._vendor.running_path is not None:
-            return with_running(models, await self._running(self._dialect.root + self._vendor.running_path))
-        if self._vendor.lists_loaded:
-            return [info if info.loaded is not None else msgspec.structs.replace(info, loaded=True) for info in models]
-        return models
+        vendor = self._vendor
+        if vendor.running_path is not None:
+            return with_running(models, await self._told(vendor.running_path))
+        if not vendor.lists_loaded:
+            return models
+        loaded = vendor.sleeping_path is None or not is_asleep(await self._told(vendor.sleeping_path))
+        return [info if info.loaded is not None else msgspec.structs.replace(info, loaded=loaded) for info in models]
 
     async def probe(self) -> None:
         if self._settings.models:  # otherwise it has just been asked for them
             answer = await self._upstream.get(self._dialect.models_path)
             answer.close()
 
-    async def _running(self, path: str) -> bytes | None:
-        """What it says is in memory; None where it does not: its models count all the same."""
+    async def _told(self, path: str) -> bytes | None:
+        """What it says of the models in its memory; None where it does not: they count all the same."""
         try:
-            answer = await self._upstream.get(path)
+            answer = await self._upstream.get(self._dialect.root + path)
             try:
                 return await answer.read(at_most_bytes=MAX_LISTING_BYTES) if answer.status == 200 else None
             finally:

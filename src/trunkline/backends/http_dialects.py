@@ -87,6 +87,10 @@ class _Listed(msgspec.Struct):
     status: object = None  # llama.cpp that serves several models
 
 
+class _Props(msgspec.Struct):
+    is_sleeping: bool = False
+
+
 class _Listing(msgspec.Struct):
     data: list[_Listed]
 
@@ -150,6 +154,14 @@ def with_running(models: Sequence[ModelInfo], body: bytes | None) -> Sequence[Mo
         )
         for info in models
     ]
+
+
+def is_asleep(body: bytes | None) -> bool:
+    """Whether llama.cpp's `/props` say that its model is not in memory. Asking does not wake it."""
+    try:
+        return body is not None and msgspec.json.decode(body, type=_Props).is_sleeping
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
 
 
 DIALECTS: Mapping[str, HttpDialect] = {

@@ -26,6 +26,7 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
         host: its address, where it is at home at one. Whose list says "openai" is told by many who are not.
         running_path: where it tells which models are in memory, from its root, in Ollama's words.
         lists_loaded: whether what it lists is in memory, as long as the entry itself does not say otherwise.
+        sleeping_path: where it tells whether it has put its model to sleep to free the memory, from its root.
         length_name: the only name it knows for `max_tokens` and `max_completion_tokens`; the other it ignores or refuses.
     """
 
@@ -34,13 +35,14 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
     host: str | None = None
     running_path: str | None = None
     lists_loaded: bool = False
+    sleeping_path: str | None = None
     length_name: str | None = None
 
 
 UNKNOWN = Vendor()
 VENDORS: Mapping[str, Vendor] = {
     "generic": UNKNOWN,
-    "llama_cpp": Vendor(owners=frozenset({"llamacpp"}), server="llama.cpp", lists_loaded=True),
+    "llama_cpp": Vendor(owners=frozenset({"llamacpp"}), server="llama.cpp", lists_loaded=True, sleeping_path="/props"),
     "ollama": Vendor(owners=frozenset({"library"}), running_path="/api/ps", length_name="max_tokens"),
     "openai": Vendor(host="api.openai.com", length_name="max_completion_tokens"),
     "sglang": Vendor(owners=frozenset({"sglang"}), lists_loaded=True),

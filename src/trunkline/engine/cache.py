@@ -76,8 +76,8 @@ class AnswerCache:
         return call.request.model in self._models if call.cache is None else call.cache
 
     async def answer(self, call: Call, ask: Ask, check: Check) -> Source:
-        """The answer kept, or being made, or asked for now. Raises what asking raises; `check` says what of that is known before, as
-        what is refused is refused whatever is kept."""
+        """The answer kept, or being made, or asked for now. Raises what asking raises; `check` says what of that is known before,
+        as what is refused is refused whatever is kept."""
         row = self._entries.row(call.tenant, call.request.model or "")
         key, meaning = key_of(call), None
         entry = self._entries.get(key)
