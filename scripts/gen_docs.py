@@ -178,8 +178,26 @@ Better here, and not what its clients trip over:
   id of the completion.
 - What is asked of tools at the client is named in `x-trunkline-ignored`; other parameters that nothing honours are a 400.
 
-Not here: `/api/sessions` (sessions are at `/v1/sessions`), `/v1/skills`, `/v1/toolsets`, `/api/jobs`, `/api/platforms`,
-`/api/cron` and mirrors below `/p/`. `/v1/capabilities` lists what there is. An agent's tools have no emoji of their own.
+Its clients' own resources, beside those of every profile:
+
+| method | path | |
+| --- | --- | --- |
+| GET, POST | `/api/sessions` | Sessions by last use (`limit`, `offset`); a new one (`id`, `title`, `model`, `system_prompt`). |
+| GET, PATCH, DELETE | `/api/sessions/{session_id}` | One; PATCH changes `title` and `end_reason`. |
+| GET | `/api/sessions/{session_id}/messages` | What was said in it. |
+| POST | `/api/sessions/{session_id}/fork` | A new one that begins as this one, which ends as `branched`. |
+| POST | `/api/sessions/{session_id}/chat` | One turn: `message` or `input`, and `system_message` or `instructions`. |
+| POST | `/api/sessions/{session_id}/chat/stream` | The same as events: `run.started` to `run.completed` or `error`, `done`. |
+| GET | `/v1/skills`, `/v1/toolsets` | Empty lists: what an agent can do is its own affair. |
+| any | `/api/jobs` and below | 501: no jobs are kept. |
+
+They are the sessions of [/v1/sessions](sessions.md): what one client says there, another reads here. Counts of tokens and
+costs of a session, and times of its messages, are not kept and `null`; two sessions may have one title. What fails before
+the first event of `chat/stream` is a status. As with the header, a session is talked in only where the server asks for a
+key. Members of a turn's body that are none of these are those of a chat completion. A turn that asks has `approval.request`
+with a `run_id`, by which `POST /v1/runs/{id}/approval` answers.
+
+Not here: `/api/platforms`, `/api/cron` and mirrors below `/p/`. `/v1/capabilities` lists what there is.
 `API_SERVER_ENABLED` is not read: a server that is started is enabled.
 """,
     "nanobot": """For clients of the API server of nanobot. Its agents are served as they are (see [agents](agents.md)).

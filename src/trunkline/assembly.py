@@ -34,6 +34,8 @@ from trunkline.server.surfaces import (
     chat_completions,
     conversations,
     health,
+    hermes_absent,
+    hermes_sessions,
     metrics,
     models,
     ollama,
@@ -128,7 +130,9 @@ def assemble(
         catalog=catalog,
         store=store,
         runs=runs,
-        errors=lambda path: ollama_errors if path.startswith(ollama.PREFIX) else chat,
+        errors=lambda path: (
+            ollama_errors if path.startswith(ollama.PREFIX) and not path.startswith(profile.surfaces) else chat
+        ),
         access_log=access_log,
         accounts=accounts,
         lag=lag,
@@ -159,6 +163,8 @@ def _routes(
         *operations.routes(runtime, operating, chat),
         *models.routes(runtime),
         *ollama.routes(runtime, operating),
+        *hermes_sessions.routes(runtime, kept.store.sessions, chat),
+        *hermes_absent.routes(runtime),
         *cache_surface.routes(runtime),
         *health.routes(runtime),
         *capabilities.routes(runtime),

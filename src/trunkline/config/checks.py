@@ -92,7 +92,13 @@ def _weak_keys(config: Config) -> Iterator[Problem]:
     keys = [(f"server.api_keys[{index}]", key) for index, key in enumerate(server.api_keys)]
     keys += [(f"server.keys[{index}].key", entry.key) for index, entry in enumerate(server.keys)]
     for path, key in keys:
-        if len(key) < profile.min_key_characters:
+        if key.lower() in profile.placeholder_keys:
+            yield Problem(
+                path,
+                f"is a placeholder, and {server.host!r} can be reached from other machines; "
+                "make a key of your own, as `openssl rand -hex 32` does",
+            )
+        elif len(key) < profile.min_key_characters:
             yield Problem(
                 path,
                 f"has {len(key)} characters, and {server.host!r} can be reached from other machines; "

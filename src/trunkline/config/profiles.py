@@ -14,6 +14,7 @@ from trunkline.model.errors import ConfigError
 from trunkline.model.request import ToolEvents
 
 ModelChoice = Literal["known", "first", "any"]
+ExtraSurface = Literal["/api/sessions", "/api/jobs", "/v1/skills", "/v1/toolsets"]
 
 _OPEN = frozenset({"/health", "/health/detailed", "/health/ready", "/v1/health"})
 
@@ -72,6 +73,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         health: `alive`: `/health` asks nobody and is 200 while the process serves. `endpoints`: it asks every endpoint, and is 503
             while one of them cannot say what it offers.
         cache_member: Member of a request's body whose `cache` says whether the answer cache is wanted; absent: none.
+        surfaces: Resources beside those that every profile has, by the path at and below which they are.
+        tool_emojis: In the bare form of a tool's event, what stands before tools of that name; before others it is `⚡`.
+        placeholder_keys: API keys with which the server listens on loopback only, because they stand in examples.
         lightens_requests: What a model refuses is left out and asked again: tools, images, and the oldest turns of a conversation
             that is too long, where the client said nothing of `truncation`.
     """
@@ -118,8 +122,51 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     auth_errors: Literal["openai", "detail"] = "openai"
     health: Literal["alive", "endpoints"] = "alive"
     cache_member: str | None = None
+    surfaces: tuple[ExtraSurface, ...] = ()
+    tool_emojis: Mapping[str, str] = {}
+    placeholder_keys: frozenset[str] = frozenset()
     lightens_requests: bool = False
 
+
+_HERMES_EMOJIS = {
+    name: emoji
+    for emoji, names in {
+        "\u2328\ufe0f": ("browser_press", "browser_type"),
+        "\u23f0": ("cronjob",),
+        "\u2699\ufe0f": ("process",),
+        "\u25c0\ufe0f": ("browser_back",),
+        "\u2753": ("clarify",),
+        "\U0001f310": ("browser_navigate",),
+        "\U0001f3a8": ("image_generate",),
+        "\U0001f3ac": ("video_analyze", "video_generate"),
+        "\U0001f3e0": ("ha_call_service", "ha_get_state", "ha_list_entities", "ha_list_services"),
+        "\U0001f40d": ("execute_code",),
+        "\U0001f426": ("x_search",),
+        "\U0001f441\ufe0f": ("browser_vision", "vision_analyze"),
+        "\U0001f446": ("browser_click",),
+        "\U0001f4ac": ("browser_dialog",),
+        "\U0001f4bb": ("terminal",),
+        "\U0001f4c4": ("web_extract",),
+        "\U0001f4cb": ("todo",),
+        "\U0001f4d6": ("read_file",),
+        "\U0001f4da": ("skill_view", "skills_list"),
+        "\U0001f4dc": ("browser_scroll",),
+        "\U0001f4dd": ("skill_manage",),
+        "\U0001f4f8": ("browser_snapshot",),
+        "\U0001f500": ("delegate_task",),
+        "\U0001f50a": ("text_to_speech",),
+        "\U0001f50d": ("session_search", "web_search"),
+        "\U0001f50e": ("search_files",),
+        "\U0001f527": ("patch",),
+        "\U0001f5a5\ufe0f": ("browser_console", "close_terminal", "read_terminal"),
+        "\U0001f5bc\ufe0f": ("browser_get_images",),
+        "\U0001f9e0": ("memory",),
+        "\U0001f9ea": ("browser_cdp",),
+        "\u270d\ufe0f": ("write_file",),
+    }.items()
+    for name in names
+}
+"""What hermes-agent shows before the names of its own tools."""
 
 PROFILES = MappingProxyType(
     {
@@ -173,6 +220,24 @@ PROFILES = MappingProxyType(
                 "idempotency.max_answers": 1000,
             },
             min_key_characters=16,
+            surfaces=("/api/sessions", "/api/jobs", "/v1/skills", "/v1/toolsets"),
+            tool_emojis=_HERMES_EMOJIS,
+            placeholder_keys=frozenset(
+                {
+                    "*",
+                    "**",
+                    "***",
+                    "changeme",
+                    "dummy",
+                    "example",
+                    "none",
+                    "null",
+                    "placeholder",
+                    "your-api-key",
+                    "your_api_key",
+                    "your_api_key_here",
+                }
+            ),
             unknown_reference_status=404,
         ),
         "nanobot": Profile(

@@ -133,6 +133,9 @@ class Answerer:
         for name in ("completed", "partial") if state else ():
             header = f"x-{self._codec.own_name}-{name}".encode()
             exchange.headers.append((header, b"true" if state.get(name) is True else b"false"))
+        error = state.get("error")
+        if isinstance(error, str) and error:
+            exchange.headers.append((f"x-{self._codec.own_name}-error".encode(), header_text(error)))
 
     async def _stream(
         self, call: Call, exchange: Exchange, watch: DisconnectWatch, send: Send, record: Record | None, ask: Ask

@@ -23,7 +23,8 @@ _encode = msgspec.json.encode
 
 
 class OwnEvents:
-    """One stream's. `head` is what its chunks have in common; `name` stands before the events' own names."""
+    """One stream's. `head` is what its chunks have in common; `name` stands before the events' own names; `emojis` are those of
+    tools that have one of their own."""
 
     def __init__(
         self,
@@ -33,12 +34,14 @@ class OwnEvents:
         tools: ToolEvents,
         shape: Literal["chunk", "bare"],
         spaced: bool,
+        emojis: Mapping[str, str],
     ) -> None:
         self._head = head
         self._name = name
         self._tools = tools
         self._shape = shape
         self._spaced = spaced
+        self._emojis = emojis
         self._running: set[str] = set()
 
     def tool_frame(self, event: ev.ToolProgress) -> bytes:
@@ -48,7 +51,7 @@ class OwnEvents:
         data: dict[str, object] = {"tool": event.name}
         if event.status == "running":
             if self._shape == "bare":
-                data["emoji"] = EMOJI
+                data["emoji"] = self._emojis.get(event.name, EMOJI)
             data["label"] = event.label or event.name
         data["toolCallId" if self._shape == "bare" else "call_id"] = event.call_id
         data["status"] = event.status

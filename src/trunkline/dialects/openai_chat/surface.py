@@ -282,6 +282,7 @@ class ChatEncoder:
                 tools=self._tool_events,
                 shape=self._profile.tool_event_shape,
                 spaced=self._spaced,
+                emojis=self._profile.tool_emojis,
             )
         return self._own
 

@@ -37,6 +37,18 @@ ENDPOINTS = (
     ("session_delete", "DELETE", "/v1/sessions/{session_id}"),
     ("session_messages", "GET", "/v1/sessions/{session_id}/messages"),
     ("session_fork", "POST", "/v1/sessions/{session_id}/fork"),
+    # Where a profile has its clients' own, those count.
+    ("sessions", "GET", "/api/sessions"),
+    ("session_create", "POST", "/api/sessions"),
+    ("session", "GET", "/api/sessions/{session_id}"),
+    ("session_update", "PATCH", "/api/sessions/{session_id}"),
+    ("session_delete", "DELETE", "/api/sessions/{session_id}"),
+    ("session_messages", "GET", "/api/sessions/{session_id}/messages"),
+    ("session_fork", "POST", "/api/sessions/{session_id}/fork"),
+    ("session_chat", "POST", "/api/sessions/{session_id}/chat"),
+    ("session_chat_stream", "POST", "/api/sessions/{session_id}/chat/stream"),
+    ("skills", "GET", "/v1/skills"),
+    ("toolsets", "GET", "/v1/toolsets"),
     ("embeddings", "POST", "/v1/embeddings"),
     ("usage", "GET", "/v1/usage"),
 )
@@ -57,16 +69,16 @@ _FEATURES = {
     "approval_events": "run_approval",
     "session_resources": "sessions",
     "session_fork": "session_fork",
+    "session_chat": "session_chat",
+    "session_chat_streaming": "session_chat_stream",
+    "skills_api": "skills",
 }
 """Each feature, and the endpoint that it needs."""
 
 _ABSENT = (
-    "session_chat",
-    "session_chat_streaming",
     "admin_config_rw",
     "jobs_admin",
     "memory_write_api",
-    "skills_api",
     "realtime_voice",
 )
 """What clients ask for that is not here."""
