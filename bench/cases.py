@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 Target = Literal["direct", "nginx", "vllm-router", "smg", "litellm", "bare", "trunkline"]
-Kind = Literal["cpu", "memory", "latency", "start", "translate", "store", "background", "readers"]
+Kind = Literal["cpu", "memory", "latency", "start", "translate", "store", "background", "readers", "sessions"]
 
 TARGETS: dict[Target, str] = {
     "direct": "the mock itself",
@@ -55,6 +55,9 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         window_s: how long is measured, after `warm_s`; None: as long as the mock streams.
         quick: whether a quick run measures it.
         against: the case that relays the same stream; a row of its own says how many times that this costs, per repeat.
+        above: the case with one stream of the kind; a row of its own says how much later an event comes here, per repeat.
+        events: how many a stream brings, where no mock says it; 0: as many as the first one.
+        together: all connections ask at once, and again at once when all have been answered.
     """
 
     title: str
@@ -70,6 +73,9 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     window_s: float | None = None
     quick: bool = False
     against: str | None = None
+    above: str | None = None
+    events: int = 0
+    together: bool = False
 
     @property
     def streamed(self) -> bool:
@@ -82,6 +88,31 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def measured_s(self) -> float:
         return self.window_s or (self.pacing.seconds if self.pacing else 4.0)
+
+
+def parallel_agents(
+    connections: int,
+    how: str,
+    *,
+    config: str,
+    targets: tuple[Target, ...],
+    above: str | None = None,
+) -> Case:
+    """That many streams of an agent at once, 20 words in a second each; five such bursts where the server keeps up."""
+    return Case(
+        title=f"first word, {connections:,} {how} agent stream{'s' if connections > 1 else ''}",
+        config=config,
+        targets=targets,
+        kind="latency",
+        body="words20_stream",
+        connections=connections,
+        ramp_s=0.0,
+        warm_s=0.0,
+        window_s=5.5,
+        above=above,
+        events=20,
+        together=True,
+    )
 
 
 CASES: dict[str, Case] = {
@@ -224,6 +255,29 @@ CASES: dict[str, Case] = {
         title="agent event, 200 streams × 50/s",
         config="agent",
         targets=ANSWERERS,
+        body="words200_stream",
+        events=200,
+        against="stream",
+    ),
+    "agent-threads": Case(
+        title="synchronous agent's event, 200 streams × 50/s",
+        config="agent_threads",
+        targets=ANSWERERS,
+        body="words200_stream",
+        events=200,
+        against="stream",
+    ),
+    "agents-async-1": parallel_agents(1, "asynchronous", config="agent", targets=ANSWERERS),
+    "agents-async": parallel_agents(64, "asynchronous", config="agent", targets=ANSWERERS, above="agents-async-1"),
+    "agents-sync-1": parallel_agents(1, "synchronous", config="agent_threads", targets=ANSWERERS),
+    "agents-sync": parallel_agents(64, "synchronous", config="agent_threads", targets=ANSWERERS, above="agents-sync-1"),
+    "agents-1000": parallel_agents(1000, "asynchronous", config="agent", targets=ANSWERERS),
+    "sessions": Case(
+        title="idle session, 5,000 of them",
+        unit="session",
+        config="sessions",
+        targets=("trunkline",),
+        kind="sessions",
     ),
     "start": Case(
         title="process start to first answer",

@@ -41,6 +41,7 @@ from bench.servers import (
     running,
     running_mock,
 )
+from bench.sessions import SessionFigures
 from bench.store import StoreRow
 from bench.table import Figure, render
 
@@ -54,6 +55,7 @@ UNITS: dict[Kind, str] = {
     "store": "µs CPU",
     "background": "µs CPU",
     "readers": "µs CPU",
+    "sessions": "KB",
 }
 
 
@@ -106,7 +108,7 @@ def drive(setting: Setting, server: Server, *, case: Case) -> Window:
     processes.settle(server.process.pid)
     pids = server.pids
     memory = processes.resident_bytes(pids)
-    expected = case.pacing.events if case.pacing and case.kind != "memory" else 0
+    expected = case.pacing.events if case.pacing and case.kind != "memory" else case.events
     options = {
         "-u": server.port,
         "-P": case.path,
@@ -120,6 +122,7 @@ def drive(setting: Setting, server: Server, *, case: Case) -> Window:
         "-e": expected,
     }
     command: list[str | Path] = [setting.tools.load, *(str(word) for option in options.items() for word in option)]
+    command += ["-t"] if case.together else []
     load = processes.start(command, core=setting.cores.load, folder=ROOT, stdin=subprocess.PIPE)
     try:
         _expect(load, "begin")
@@ -135,6 +138,8 @@ def drive(setting: Setting, server: Server, *, case: Case) -> Window:
             f"{report.errors} errors {report.first_error!r}, {report.broken} streams cut or with events lost, "
             f"{report.dead} connections refused, {report.units} {case.unit}s"
         )
+    if case.together and report.completed < case.connections:
+        raise BenchError(f"{report.completed} of {case.connections} streams had ended after a minute")
     return Window(report, cpu.user_s, cpu.system_s, grown)
 
 
@@ -227,6 +232,15 @@ def measure_readers(target: Target, *, case: Case, run: int) -> Iterator[Figure]
         yield Figure(measure=measure, unit="KB", target=target, run=run, value=found.grown_kb_per_reader)
 
 
+def measure_sessions(target: Target, *, case: Case, run: int) -> Iterator[Figure]:
+    """Memory of sessions that rest, and the CPU time of the turn that each of them had."""
+    for found in msgspec.json.decode(_printed("bench.sessions"), type=list[SessionFigures]):
+        measure = f"{case.title}, {found.what}"
+        yield Figure(measure=measure, unit=UNITS[case.kind], target=target, run=run, value=found.grown_kb_per_session)
+        measure = f"turn of an agent in a session of its own, {found.what}"
+        yield Figure(measure=measure, unit="µs CPU", target=target, run=run, value=found.cpu_us_per_turn)
+
+
 def added_latency(figures: Sequence[Figure]) -> list[Figure]:
     """What each server adds to the mock's own first-event latency, per repeat, from the median of the mock's."""
     added = []
@@ -251,6 +265,21 @@ def compared(figures: Sequence[Figure]) -> list[Figure]:
             if below:
                 ratios.append(msgspec.structs.replace(figure, unit="× relayed", value=figure.value / below))
     return ratios
+
+
+def above_one(figures: Sequence[Figure]) -> list[Figure]:
+    """How much later than a single stream's an event comes in each case that is compared with one, in the same repeat."""
+    values = {(figure.measure, figure.target, figure.run): figure.value for figure in figures}
+    later = []
+    for case in CASES.values():
+        for figure in figures:
+            if case.above is None or figure.measure != f"{case.title}, p50":
+                continue
+            alone = values.get((f"{CASES[case.above].title}, p50", figure.target, figure.run))
+            if alone is not None:
+                measure = f"{figure.measure}, above one stream's"
+                later.append(msgspec.structs.replace(figure, measure=measure, value=figure.value - alone))
+    return later
 
 
 class Run:
@@ -284,6 +313,9 @@ class Run:
                 return
             if case.kind == "readers":
                 self.figures += measure_readers(target, case=case, run=run)
+                return
+            if case.kind == "sessions":
+                self.figures += measure_sessions(target, case=case, run=run)
                 return
             if case.kind == "translate":
                 self.figures.append(measure_translation(self._setting, target, case=case, run=run))
@@ -390,7 +422,7 @@ def main(words: Sequence[str] | None = None) -> int:
             print(f"bench: {number}/{len(todo)} {name}, {target}", file=sys.stderr, flush=True)
             case = quick(CASES[name]) if arguments.quick else CASES[name]
             run.measure(name, case, target=target, run=repeat)
-    figures = [*run.figures, *added_latency(run.figures), *compared(run.figures)]
+    figures = [*run.figures, *added_latency(run.figures), *compared(run.figures), *above_one(run.figures)]
     print(render(figures))
     print(f"\n{steadiness(run.probes_ms)}")
     for problem in run.problems:

@@ -2,7 +2,7 @@
 
     python -m bench.baseline.bare relay http://127.0.0.1:PORT     passes request and answer through
     python -m bench.baseline.bare scripted | scripted_paced       repeats the prompt, a word at once or every 20 ms
-    python -m bench.baseline.bare agent                           200 words, 20 ms apart
+    python -m bench.baseline.bare agent | agent_threads           as many words as it is asked for, at that pace
 
 No auth, no log, no accounting, no check of anything. It makes the same events as trunkline does, each written alone.
 """
@@ -11,11 +11,12 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import anyio.to_thread
 import msgspec
 import uvicorn
 from starlette.applications import Starlette
@@ -25,8 +26,8 @@ from starlette.routing import Route
 from yarl import URL
 
 PATH = "/v1/chat/completions"
-EVENTS = 200
 INTERVAL_S = 0.02
+THREADS = 256
 HEAD = {"id": "chatcmpl-9f2c1a7e5b3d4c6f8a0b1c2d3e4f5a6b", "created": 1790000000, "model": "mock"}
 
 
@@ -66,29 +67,49 @@ class Answerer:
     """Makes the events itself."""
 
     def __init__(self, kind: str) -> None:
-        self._stamps = kind == "agent"
+        self._agent = kind in ("agent", "agent_threads")
+        self._threads = kind == "agent_threads"
         self._interval_s = 0.0 if kind == "scripted" else INTERVAL_S
 
     async def answer(self, request: Request) -> Response:
         body: dict[str, Any] = msgspec.json.decode(await request.body())
-        words = stamps() if self._stamps else iter(body["messages"][-1]["content"].split(" "))
+        asked = body["messages"][-1]["content"].split(" ")
+        words, interval_s = (stamps(int(asked[0])), int(asked[1]) / 1000) if self._agent else (asked, self._interval_s)
         if body.get("stream"):
-            return StreamingResponse(self._events(words), media_type="text/event-stream")
+            events = threaded_events_of(words, interval_s) if self._threads else events_of(words, interval_s)
+            return StreamingResponse(events, media_type="text/event-stream")
         message = {"role": "assistant", "content": " ".join(words), "refusal": None}
         choices = [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}]
         return Response(encoded(choices, kind="chat.completion"), media_type="application/json")
 
-    async def _events(self, words: Iterator[str]) -> AsyncIterator[bytes]:
-        yield chunk({"role": "assistant", "content": ""})
-        for word in words:
-            yield chunk({"content": word})
-            if self._interval_s:
-                await asyncio.sleep(self._interval_s)
-        yield chunk({}, finish_reason="stop") + b"data: [DONE]\n\n"
+
+async def events_of(words: Iterable[str], interval_s: float) -> AsyncIterator[bytes]:
+    yield chunk({"role": "assistant", "content": ""})
+    for word in words:
+        yield chunk({"content": word})
+        if interval_s:
+            await asyncio.sleep(interval_s)
+    yield chunk({}, finish_reason="stop") + b"data: [DONE]\n\n"
 
 
-def stamps() -> Iterator[str]:
-    for _ in range(EVENTS):
+def threaded_events_of(words: Iterable[str], interval_s: float) -> Iterator[bytes]:
+    """Starlette has a thread of its pool make each of them."""
+    yield chunk({"role": "assistant", "content": ""})
+    for word in words:
+        yield chunk({"content": word})
+        time.sleep(interval_s)
+    yield chunk({}, finish_reason="stop") + b"data: [DONE]\n\n"
+
+
+@asynccontextmanager
+async def many_threads(app: Starlette) -> AsyncIterator[None]:
+    """As many as there are streams: the pool has 40 otherwise."""
+    anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+    yield
+
+
+def stamps(words: int) -> Iterator[str]:
+    for _ in range(words):
         yield f" tok@{time.monotonic_ns() // 1000:016d}@"
 
 
@@ -107,7 +128,7 @@ def main() -> None:
     answer = relay.answer if relay else Answerer(kind).answer
     app = Starlette(
         routes=[Route(PATH, answer, methods=["POST"])],
-        lifespan=relay.lifespan if relay else None,
+        lifespan=relay.lifespan if relay else many_threads,
     )
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     print(f"serving on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)

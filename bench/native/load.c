@@ -1,11 +1,14 @@
 /* A load generator: one thread, epoll, HTTP/1.1, every connection in a closed loop.
  *
  *   load -u PORT -B BODY_FILE [-m request|stream] [-P PATH] [-k API_KEY] [-c CONNECTIONS] [-r RAMP_MS]
- *        [-w WARM_MS] [-d WINDOW_MS] [-e EVENTS]
+ *        [-w WARM_MS] [-d WINDOW_MS] [-e EVENTS] [-t]
  *
  * It opens the connections evenly over RAMP_MS, says "begin" when WARM_MS more have passed, "end" WINDOW_MS later, then one
  * line of JSON, and leaves when its standard input closes: whoever runs it reads the server's CPU time and memory at these
  * words, while every connection is still open.
+ *
+ * -t: together. All connections ask at once, and again at once when all of them have been answered. The window lasts until that
+ * has happened once, or a minute.
  *
  * request: one request after another. stream: each connection starts its next stream when one ends; events (data lines but
  * [DONE]) are counted, and where they carry @<16 digits>@, the clock when they were made, so is their age. A stream that ends
@@ -28,6 +31,7 @@
 #define STAMP_LENGTH 18
 #define LINE_KEPT 2048 /* a longer data line still counts; a stamp past this is not seen */
 #define HEAD_LIMIT 8192
+#define MINUTE_US 60000000LL
 
 typedef struct {
     long long *values;
@@ -48,13 +52,15 @@ typedef struct {
     int ended_well;
 } connection;
 
-static int port, streaming, epoll_fd;
+static int port, streaming, together, idle, epoll_fd;
 static char *request;
 static size_t request_length;
 static int measuring;
 static long completed, events, stamped, errors, broken, dead_connections, expected_events, bytes;
 static char first_error[120];
 static samples latency, first_event;
+static connection *all;
+static int count = 16;
 
 static long long now_us(void) {
     struct timespec t;
@@ -90,6 +96,7 @@ static void fail(const char *why, size_t length) {
 }
 
 static void open_connection(connection *c);
+static void next(connection *c);
 
 static void give_up(connection *c) {
     if (c->fd >= 0) close(c->fd);
@@ -99,6 +106,7 @@ static void give_up(connection *c) {
 }
 
 static void reopen(connection *c) {
+    if (together && !c->waiting) idle--; /* it will be counted again when it is up */
     close(c->fd);
     c->fd = -1;
     open_connection(c);
@@ -117,6 +125,16 @@ static void ask(connection *c) {
     }
 }
 
+/* What a connection does that has nothing to wait for. Together: the last one starts them all */
+static void next(connection *c) {
+    if (!together) {
+        ask(c);
+    } else if (++idle == count) {
+        idle = 0;
+        for (int i = 0; i < count; i++) ask(&all[i]);
+    }
+}
+
 static void open_connection(connection *c) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((unsigned short)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int one = 1;
@@ -130,7 +148,7 @@ static void open_connection(connection *c) {
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     struct epoll_event e = {.events = EPOLLIN | EPOLLOUT, .data.ptr = c};
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, c->fd, &e);
-    ask(c);
+    if (!together) ask(c);
 }
 
 static void connection_is_up(connection *c) {
@@ -145,7 +163,7 @@ static void connection_is_up(connection *c) {
     struct epoll_event e = {.events = EPOLLIN, .data.ptr = c};
     epoll_ctl(epoll_fd, EPOLL_CTL_MOD, c->fd, &e);
     c->connected = 1;
-    ask(c);
+    next(c);
 }
 
 static void check_stream(const connection *c) {
@@ -159,7 +177,7 @@ static void answered(connection *c) {
     if (measuring) completed++;
     if (!streaming) sample(&latency, now_us() - c->asked_at);
     else if (c->ok) check_stream(c);
-    ask(c);
+    next(c);
 }
 
 /* Microseconds from the stamp in the line, or -1 where it has none */
@@ -324,8 +342,8 @@ static void report(double seconds) {
 
 int main(int argc, char **argv) {
     const char *path = "/v1/chat/completions", *key = "sk-test", *body_file = NULL;
-    int option, count = 16, ramp_ms = 0, warm_ms = 1000, window_ms = 3000;
-    while ((option = getopt(argc, argv, "u:B:m:P:k:c:r:w:d:e:")) != -1) switch (option) {
+    int option, ramp_ms = 0, warm_ms = 1000, window_ms = 3000;
+    while ((option = getopt(argc, argv, "u:B:m:P:k:c:r:w:d:e:t")) != -1) switch (option) {
         case 'u': port = atoi(optarg); break;
         case 'B': body_file = optarg; break;
         case 'm': streaming = !strcmp(optarg, "stream"); break;
@@ -336,6 +354,7 @@ int main(int argc, char **argv) {
         case 'w': warm_ms = atoi(optarg); break;
         case 'd': window_ms = atoi(optarg); break;
         case 'e': expected_events = atol(optarg); break;
+        case 't': together = 1; break;
         default: return 2;
     }
     if (!port || !body_file) {
@@ -343,7 +362,7 @@ int main(int argc, char **argv) {
         return 2;
     }
     prepare_request(path, key, body_file);
-    connection *all = calloc((size_t)count, sizeof *all);
+    all = calloc((size_t)count, sizeof *all);
     if (!all) abort();
     epoll_fd = epoll_create1(0);
     struct epoll_event ready[512];
@@ -358,7 +377,7 @@ int main(int argc, char **argv) {
             window_start = now;
             measuring = 1;
         }
-        if (measuring && now >= window_start + window_ms * 1000LL) break;
+        if (measuring && now >= window_start + window_ms * 1000LL && (!together || completed >= count || now > window_start + MINUTE_US)) break;
         int n = epoll_wait(epoll_fd, ready, 512, 1);
         for (int i = 0; i < n; i++) {
             connection *c = ready[i].data.ptr;

@@ -1,20 +1,22 @@
 """The benchmark's own parts: what it reads of /proc, what it prints, that it runs end to end. Nothing here is timed."""
 
+import asyncio
 import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from bench import peers, processes, translate
+from bench import peers, processes, sessions, translate
 from bench.cases import CASES, TARGETS, Case, Pacing, Target
 from bench.instructions import read_total
 from bench.native_tools import BenchError, build_tools, find_compiler
 from bench.profile import shares
-from bench.run import Run, added_latency, drive, quick
+from bench.run import Run, above_one, added_latency, compared, drive, quick
 from bench.servers import BENCH, ROOT, Setting, default_launcher, missing, running_mock
 from bench.table import Figure, render
 
@@ -162,6 +164,24 @@ def test_added_latency_is_what_is_above_the_mocks_own() -> None:
     assert added[0].value == pytest.approx(1.0)
 
 
+def test_many_streams_are_compared_with_a_single_one_of_the_same_repeat() -> None:
+    alone, many = (f"{CASES[name].title}, p50" for name in ("agents-sync-1", "agents-sync"))
+    measured = [figure("trunkline", 2.0 + run, measure=alone, unit="ms", run=run) for run in range(2)]
+    measured += [figure("trunkline", 20.0 * (run + 1), measure=many, unit="ms", run=run) for run in range(3)]
+    later = above_one([*measured, figure("bare", 9.0, measure=many, unit="ms")])
+    assert [(f.target, f.run, f.value) for f in later] == [("trunkline", 0, 18.0), ("trunkline", 1, 37.0)]
+    assert {f.measure for f in later} == {f"{many}, above one stream's"}
+
+
+@pytest.mark.parametrize("name", ["agent", "agent-threads"])
+def test_an_agents_event_is_compared_with_a_relayed_one_at_the_same_pace(name: str) -> None:
+    relayed = CASES["stream"]
+    assert relayed.pacing == Pacing(events=CASES[name].events, interval_ms=20)
+    assert CASES[name].connections == relayed.connections
+    measured = [figure("trunkline", 30.0, measure=relayed.title), figure("trunkline", 45.0, measure=CASES[name].title)]
+    assert [(f.measure, f.value) for f in compared(measured)] == [(CASES[name].title, 1.5)]
+
+
 def test_every_case_has_the_files_that_it_names() -> None:
     for name, case in CASES.items():
         assert (BENCH / "bodies" / f"{case.body}.json").is_file(), name
@@ -259,6 +279,69 @@ def test_streams_pass_through_the_relay_without_loss(setting: Setting) -> None:
     run.measure("stream", case, target="trunkline", run=0)
     assert run.problems == []
     assert run.windows["stream trunkline"][0].load.stamped > 0
+
+
+def spoken(folder: Path, text: str) -> str:
+    """The name of a body that asks an agent for that."""
+    body = {"model": "mock", "stream": True, "messages": [{"role": "user", "content": text}]}
+    (folder / "agent_stream.json").write_bytes(msgspec.json.encode(body))
+    return str(folder / "agent_stream")
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["agents-async", "agents-sync"])
+def test_bursts_of_agents_bring_every_word_in_order(setting: Setting, tmp_path: Path, name: str) -> None:
+    tiny = msgspec.structs.replace(CASES[name], connections=3, window_s=0.1, events=5, body=spoken(tmp_path, "5 1"))
+    run = Run(setting, open_files=10_000)
+    for target in tiny.targets:
+        run.measure(name, tiny, target=target, run=0)
+    assert run.problems == []
+    assert {(f.measure, f.unit) for f in run.figures} == {(f"{tiny.title}, {which}", "ms") for which in ("p50", "p99")}
+
+
+@needs_compiler
+def test_an_agent_that_says_fewer_words_than_are_due_is_no_figure(setting: Setting, tmp_path: Path) -> None:
+    tiny = msgspec.structs.replace(CASES["agents-async"], connections=2, window_s=0.1, events=5)
+    tiny = msgspec.structs.replace(tiny, body=spoken(tmp_path, "4 1"))
+    run = Run(setting, open_files=10_000)
+    run.measure("agents-async", tiny, target="trunkline", run=0)
+    assert run.figures == []
+    assert "events lost" in run.problems[0]
+
+
+@needs_compiler
+async def test_together_nobody_asks_again_before_all_have_been_answered(tmp_path: Path) -> None:
+    answered: Counter[asyncio.StreamWriter] = Counter()
+    early = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while (await reader.readline()).startswith(b"POST"):
+            await reader.readuntil(b"{}")
+            before = answered[writer]
+            early.append(before > 0 and (len(answered) < 4 or min(answered.values()) < before))
+            answered[writer] += 1
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    (tmp_path / "body").write_text("{}")
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        load = await asyncio.create_subprocess_exec(
+            build_tools().load,
+            *("-u", str(port), "-B", str(tmp_path / "body"), "-c", "4", "-w", "0", "-d", "200", "-t"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        said, _ = await load.communicate(b"")
+    assert msgspec.json.decode(said.splitlines()[-1])["completed"] >= 4
+    assert not any(early)
+
+
+@pytest.mark.parametrize("what", sessions.STORES)
+async def test_sessions_are_made_and_measured_whatever_the_store(tmp_path: Path, what: str) -> None:
+    found = await sessions.measured(tmp_path, what, sessions=20)
+    assert (found.what, found.sessions) == (what, 20)
+    assert found.cpu_us_per_turn >= 0
 
 
 @needs_compiler
