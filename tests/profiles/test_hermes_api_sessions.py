@@ -80,6 +80,7 @@ async def test_a_session_is_made_and_found(keyed: Serving) -> None:
     assert session["id"].startswith("api_")
     assert (session["source"], session["title"], session["model"]) == ("api_server", "Plans for May", "big")
     assert (session["message_count"], session["has_system_prompt"], session["ended_at"]) == (0, True, None)
+    assert (await made(keyed))["model"] == "hermes-agent"
     found = (await send(keyed, "GET", f"/{session['id']}")).json()
     assert found == {"object": "hermes.session", "session": session}
 

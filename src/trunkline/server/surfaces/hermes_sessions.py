@@ -68,7 +68,7 @@ class HermesSessions:
         found = await self._store.list(tenant, _ALL) if query.get("source") in (None, SOURCE) else ()
         found = sorted(found, key=lambda session: session.updated_at, reverse=True)
         data = [
-            {**_members(one), "last_active": float(one.updated_at), "preview": await self._preview(tenant, one)}
+            {**self._members(one), "last_active": float(one.updated_at), "preview": await self._preview(tenant, one)}
             for one in found[offset : offset + limit]
         ]
         body = {
@@ -178,8 +178,28 @@ class HermesSessions:
         body = await read_body(scope, receive, limit_bytes=self._runtime.settings.max_body_bytes)
         return reading.decode_body(body or b"{}")
 
+    def _members(self, session: StoredSession) -> dict[str, object]:
+        """With every member that clients look for; null is what nobody counts here."""
+        metadata = _metadata_of(session)
+        ended_at = metadata.get("ended_at", "")
+        return {
+            "id": session.id,
+            "source": SOURCE,
+            "user_id": None,
+            "model": self._runtime.router.choose(metadata.get("model")),
+            "title": session.title,
+            "started_at": float(session.created_at),
+            "ended_at": float(ended_at) if ended_at.isdecimal() else None,
+            "end_reason": metadata.get("end_reason"),
+            "message_count": session.items,
+            **_UNCOUNTED,
+            "parent_session_id": session.parent_id,
+            "has_system_prompt": "system_prompt" in metadata,
+            "has_model_config": False,
+        }
+
     async def _send_one(self, session: StoredSession, send: Send, *, status: int = 200) -> None:
-        body = {"object": self._name, "session": _members(session)}
+        body = {"object": self._name, "session": self._members(session)}
         await send_json(msgspec.json.encode(body), send, status=status)
 
 
@@ -240,27 +260,6 @@ async def _load(store: SessionStore, scope: Scope) -> StoredSession:
 
 def _metadata_of(session: StoredSession) -> dict[str, str]:
     return _METADATA.decode(session.metadata)
-
-
-def _members(session: StoredSession) -> dict[str, object]:
-    """With every member that clients look for; null is what nobody counts here."""
-    metadata = _metadata_of(session)
-    ended_at = metadata.get("ended_at", "")
-    return {
-        "id": session.id,
-        "source": SOURCE,
-        "user_id": None,
-        "model": metadata.get("model"),
-        "title": session.title,
-        "started_at": float(session.created_at),
-        "ended_at": float(ended_at) if ended_at.isdecimal() else None,
-        "end_reason": metadata.get("end_reason"),
-        "message_count": session.items,
-        **_UNCOUNTED,
-        "parent_session_id": session.parent_id,
-        "has_system_prompt": "system_prompt" in metadata,
-        "has_model_config": False,
-    }
 
 
 _UNCOUNTED: Mapping[str, None] = dict.fromkeys(
