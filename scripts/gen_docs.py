@@ -191,11 +191,12 @@ Its clients' own resources, beside those of every profile:
 | GET | `/v1/skills`, `/v1/toolsets` | Empty lists: what an agent can do is its own affair. |
 | any | `/api/jobs` and below | 501: no jobs are kept. |
 
-They are the sessions of [/v1/sessions](sessions.md): what one client says there, another reads here. Counts of tokens and
-costs of a session, and times of its messages, are not kept and `null`; two sessions may have one title. What fails before
-the first event of `chat/stream` is a status. As with the header, a session is talked in only where the server asks for a
-key. Members of a turn's body that are none of these are those of a chat completion. A turn that asks has `approval.request`
-with a `run_id`, by which `POST /v1/runs/{id}/approval` answers.
+They are the sessions of [/v1/sessions](sessions.md): what one client says there, another reads here. What is said here is
+kept whatever answers, a model server too. `message_count` counts calls of tools and their outputs one by one. Counts of
+tokens and costs of a session, and times of its messages, are not kept and `null`; two sessions may have one title. What
+fails before the first event of `chat/stream` is a status. As with the header, a session is talked in only where the server
+asks for a key. Members of a turn's body that are none of these are those of a chat completion. A turn that asks has
+`approval.request` with a `run_id`, by which `POST /v1/runs/{id}/approval` answers.
 
 Not here: `/api/platforms`, `/api/cron` and mirrors below `/p/`. `/v1/capabilities` lists what there is.
 `API_SERVER_ENABLED` is not read: a server that is started is enabled.

@@ -206,6 +206,16 @@ async def test_a_turn_is_answered_and_kept(keyed: Serving) -> None:
     assert [one["content"] for one in shown["history"]] == ["count", "You said: count"]
 
 
+async def test_a_session_is_kept_here_whatever_answers(serve: Serve) -> None:
+    async with serve(toml(key=True) + "sessions = false\n") as server:
+        await made(server, id="s1")
+        await talk(server, "Hello")
+        shown = given((await talk(server, "show")).json()["message"]["content"])
+        assert [one["content"] for one in shown["history"]] == ["Hello", "You said: Hello"]
+        assert dict(await heard(server, "Bye"))["assistant.completed"]["content"] == "You said: Bye"
+        assert len((await send(server, "GET", "/s1/messages")).json()["data"]) == 6
+
+
 async def test_instructions_are_the_sessions_and_the_turns(keyed: Serving) -> None:
     await made(keyed, id="s1", system_prompt="Be a pirate.")
     for name in ("system_message", "instructions"):

@@ -2,7 +2,8 @@
 
 They are those of /v1/sessions, with another face: what one makes, lists or says here is there, too. What these clients keep with a
 session and the store has no column for is in its metadata: `model`, `system_prompt`, `end_reason`, `ended_at`. A turn here goes the
-way of every call that names its session; here alone the session has to be there already, and its `system_prompt` is said first.
+way of every call that names its session; here alone the session has to be there already, its `system_prompt` is
+said first, and it is kept whatever answers.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from trunkline.dialects.openai_responses.read_items import items_from_stored
 from trunkline.dialects.reading import Object
 from trunkline.dialects.session_chat import SessionChatSurface, messages_of, stored_message
 from trunkline.engine.call import Call
+from trunkline.engine.gateway import Answer
 from trunkline.model.errors import InvalidParameter, NotFound
 from trunkline.model.ids import new_id
 from trunkline.model.items import Item, Message, text_of
@@ -247,7 +249,15 @@ class HermesChat:
             own_ids=True,
         )
         answerer = Answerer(runtime.gateway, codec, keepalive_s=runtime.settings.keepalive_s)
-        await answerer.respond(call, exchange, receive, send)
+        await answerer.respond(call, exchange, receive, send, ask=self._ask)
+
+    async def _ask(self, call: Call) -> Answer:
+        """With its history also where the backend's settings keep no sessions: one message is all that came."""
+        gateway = self._runtime.gateway
+        if await gateway.keeps_sessions(call.request.model or ""):
+            return await gateway.answer(call)
+        await gateway.check(call)
+        return Answer(await self._runtime.sessions.answer(call, gateway.answer))
 
 
 async def _load(store: SessionStore, scope: Scope) -> StoredSession:
