@@ -213,6 +213,24 @@ async def test_everything_is_forwarded_to_a_server_of_the_same_dialect(
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("said", [{}, {"model": None}], ids=["absent", "null"])
+@pytest.mark.parametrize(
+    "models", ["", '[[models]]\nname = "up-model"\nroutes = [{backend = "up"}]\n'], ids=["listed", "configured"]
+)
+async def test_the_default_model_is_named_to_its_server(
+    serve: Serve, upstream: FakeUpstream, models: str, said: dict[str, None], stream: bool
+) -> None:
+    backend = f'[backends.up]\ntype = "http"\nendpoints = ["{upstream.url}"]\n'
+    body = {**said, "messages": user("model"), "stream": stream, "top_k": 5}
+    async with serve(f'server.default_model = "up-model"\n{models}{backend}') as server:
+        upstream.plan(streamed(text_frame("x") + text_frame(finish="stop")) if stream else [json_answer(COMPLETION)])
+        assert (await server.post_raw(json.dumps(body).encode())).status == 200
+    sent = upstream.posts[0].json()
+    sent.pop("stream_options", None)
+    assert sent == {**body, "model": "up-model"}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_what_is_stored_here_is_not_stored_again_upstream(
     serve: Serve, upstream: FakeUpstream, stream: bool
 ) -> None:

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trunkline.dialects.codec import SurfaceCodec
+from trunkline.dialects.openai_chat.encode_request import with_model
 from trunkline.dialects.openai_chat.stored import stored_messages, with_metadata
 from trunkline.engine.call import Call
 from trunkline.engine.idempotency import Prepare, Work
@@ -67,16 +68,17 @@ class ChatCompletions:
             body = chat_of_form(body, exchange.received[b"content-type"].decode("latin-1"))
         body, cached = without_own_member(body, runtime.profile.cache_member)
         asked = cache_choice_of(scope)
-        request = self._codec.decode_request(body)
+        request, forwarded = self._codec.decode_request(body), body
         if request.model is None:
-            request = msgspec.structs.replace(request, model=runtime.router.choose(None))
+            model = runtime.router.choose(None)
+            request, forwarded = msgspec.structs.replace(request, model=model), with_model(body, model)
         session, request = session_of(scope, request, runtime)
         session_id = session.id or derived_id(request)
         announce(exchange, runtime.profile, session_id, session.memory_key)
         stored = request.store is True
         call = Call(
             request=request,
-            body=body,
+            body=forwarded,
             own_items=request.items,
             dialect=self._codec.name,
             turn_id=new_id("chatcmpl-", runtime.entropy),
