@@ -59,7 +59,7 @@ class StreamTee:
     def feed(self, data: bytes) -> RelayBatch:
         if self.ended:
             return RelayBatch(b"")
-        if b"\n" in data or b"\r" in data:
+        if data.find(b"\n") >= 0 or data.find(b"\r") >= 0:
             frames, rest = split_frames(b"".join([*self._rest, data]) if self._rest else data)
             self._rest, self._rest_bytes = [rest] if rest else [], len(rest)
         else:  # an event is not whole without a line end: a long one is joined once, not with every read
@@ -229,16 +229,18 @@ def relay_body(body: bytes, request: Request, *, entropy: Entropy) -> RelayBatch
 
 
 def _interesting(frames: bytes) -> bool:
-    """Whether a read may hold more than deltas. Cheaper than one regular expression by an order of magnitude."""
+    """Whether a read may hold more than deltas. Cheaper than one regular expression by an order of magnitude, and with `find`:
+    `in` first tries whether bytes are a number, by an exception that costs more than the search."""
+    find = frames.find
     return (
-        b'"finish_reason":"' in frames
-        or b'"finish_reason": "' in frames
-        or b'"usage":{' in frames
-        or b'"usage": {' in frames
-        or b'"tool_calls":[{' in frames
-        or b'"tool_calls": [{' in frames
-        or b'"error"' in frames
-        or b"[DONE]" in frames
+        find(b'"finish_reason":"') >= 0
+        or find(b'"finish_reason": "') >= 0
+        or find(b'"usage":{') >= 0
+        or find(b'"usage": {') >= 0
+        or find(b'"tool_calls":[{') >= 0
+        or find(b'"tool_calls": [{') >= 0
+        or find(b'"error"') >= 0
+        or find(b"[DONE]") >= 0
     )
 
 

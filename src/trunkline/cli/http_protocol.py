@@ -11,7 +11,6 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
-from functools import lru_cache
 from urllib.parse import unquote
 
 import httptools
@@ -32,16 +31,25 @@ class _Cycle:
     ours has fourteen; and it makes an event for each request, though most bodies are there before anybody asks for them.
     """
 
-    disconnected = False
-    response_started = False
-    response_complete = False
-    chunked_encoding: bool | None = None
-    expected_content_length = 0
-    more_body = True
-    body = b""
-    _head = b""  # what waits for the body
-    _fresh = False  # something has come that `receive` has not given yet
-    _came: asyncio.Event | None = None  # made once somebody waits
+    __slots__ = (
+        "_came",
+        "_chunked",
+        "_default_headers",
+        "_expects_100",
+        "_flow",
+        "_fresh",
+        "_head",
+        "_left_bytes",
+        "_protocol",
+        "_started",
+        "_transport",
+        "body",
+        "disconnected",
+        "keep_alive",
+        "more_body",
+        "response_complete",
+        "scope",
+    )
 
     def __init__(self, protocol: "BoundedHttp", scope: HTTPScope, *, keep_alive: bool, expects_100: bool) -> None:
         self.scope = scope
@@ -51,6 +59,16 @@ class _Cycle:
         self._flow = protocol.flow
         self._default_headers = protocol.server_state.default_headers
         self._expects_100 = expects_100
+        self.disconnected = False
+        self.response_complete = False
+        self.more_body = True
+        self.body = b""
+        self._started = False
+        self._chunked = False
+        self._left_bytes = 0  # of a body whose length the head has announced
+        self._head = b""  # what waits for the body
+        self._fresh = False  # something has come that `receive` has not given yet
+        self._came: asyncio.Event | None = None  # made once somebody waits
 
     @property
     def message_event(self) -> "_Cycle":
@@ -95,24 +113,24 @@ class _Cycle:
             await self._flow.drain()
         if self.disconnected:
             return
-        if message["type"] == "http.response.start" and not self.response_started:
-            self.response_started, self._expects_100 = True, False
+        if message["type"] == "http.response.start" and not self._started:
+            self._started, self._expects_100 = True, False
             self._head = self._written(message["status"], [*self._default_headers, *message.get("headers", ())])
             return
-        if message["type"] != "http.response.body" or not self.response_started or self.response_complete:
+        if message["type"] != "http.response.body" or not self._started or self.response_complete:
             raise RuntimeError(f"{message['type']} is not what comes next in a response")
         body, more = message.get("body", b""), message.get("more_body", False)
         head, self._head = self._head, b""
         if self.scope["method"] == "HEAD":
-            self.expected_content_length, body = 0, b""
-        elif self.chunked_encoding:
+            self._left_bytes, body = 0, b""
+        elif self._chunked:
             if body:
                 body = b"%x\r\n%b\r\n" % (len(body), body)
             if not more:
                 body += b"0\r\n\r\n"
         else:
-            self.expected_content_length -= len(body)
-            if self.expected_content_length < 0 or (self.expected_content_length and not more):
+            self._left_bytes -= len(body)
+            if self._left_bytes < 0 or (self._left_bytes and not more):
                 raise RuntimeError("the body is not as long as its Content-Length says")
         self._transport.write(head + body if head else body)
         if not more:
@@ -128,30 +146,27 @@ class _Cycle:
             protocol.on_response_complete()
 
     def _written(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-        """The head as bytes."""
-        lines = [STATUS_LINE[status], *map(_line, headers)]
-        named = dict(headers)
-        length = named.get(b"content-length")
-        if length is not None:
-            self.expected_content_length, self.chunked_encoding = int(length), False
-        if named.get(b"connection") == b"close":
+        """The head as bytes. Raises RuntimeError for a header that would be more than one line."""
+        lines = [STATUS_LINE[status][:-2], *[b": ".join(header) for header in headers]]
+        length, closing = None, False
+        for name, value in headers:
+            if name == b"content-length":
+                length = value
+            elif name == b"connection":
+                closing = value == b"close"
+        if closing:
             self.keep_alive = False
         elif not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        if length is None and self.scope["method"] != "HEAD" and status not in _BODILESS:
-            self.chunked_encoding = True
-            lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(b"\r\n")
-        return b"".join(lines)
-
-
-@lru_cache(maxsize=256)
-def _line(header: tuple[bytes, bytes]) -> bytes:
-    """A line of a head; most are those of the head before. Raises RuntimeError where it would be more than one line."""
-    line = b"%b: %b\r\n" % header
-    if line.count(b"\n") != 1 or line.count(b"\r") != 1:
-        raise RuntimeError("a header of the response has a line break")
-    return line
+            lines.append(b"connection: close")
+        if length is not None:
+            self._left_bytes = int(length)
+        elif self.scope["method"] != "HEAD" and status not in _BODILESS:
+            self._chunked = True
+            lines.append(b"transfer-encoding: chunked")
+        head = b"\r\n".join([*lines, b"", b""])
+        if not head.count(b"\n") == head.count(b"\r") == len(lines) + 1:
+            raise RuntimeError("a header of the response has a line break")
+        return head
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -314,7 +329,7 @@ class BoundedHttp(HttpToolsProtocol):
 
 def _split(url: bytes) -> tuple[bytes, bytes]:
     """The path and the query of a request's target."""
-    if url.startswith(b"/") and b"#" not in url:
+    if url.startswith(b"/") and url.find(b"#") < 0:  # `in` tries a number first, which costs more than looking
         path, _, query = url.partition(b"?")
         return path, query
     parsed = httptools.parse_url(url)  # a proxy's absolute form, say
