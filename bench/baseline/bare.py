@@ -85,19 +85,21 @@ class Answerer:
 
 async def events_of(words: Iterable[str], interval_s: float) -> AsyncIterator[bytes]:
     yield chunk({"role": "assistant", "content": ""})
-    for word in words:
+    began = time.monotonic()
+    for number, word in enumerate(words, 1):
         yield chunk({"content": word})
         if interval_s:
-            await asyncio.sleep(interval_s)
+            await asyncio.sleep(max(0.0, began + number * interval_s - time.monotonic()))
     yield chunk({}, finish_reason="stop") + b"data: [DONE]\n\n"
 
 
 def threaded_events_of(words: Iterable[str], interval_s: float) -> Iterator[bytes]:
     """Starlette has a thread of its pool make each of them."""
     yield chunk({"role": "assistant", "content": ""})
-    for word in words:
+    began = time.monotonic()
+    for number, word in enumerate(words, 1):
         yield chunk({"content": word})
-        time.sleep(interval_s)
+        time.sleep(max(0.0, began + number * interval_s - time.monotonic()))
     yield chunk({}, finish_reason="stop") + b"data: [DONE]\n\n"
 
 
