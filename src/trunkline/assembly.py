@@ -66,19 +66,21 @@ def assemble(
     agents: Mapping[str, object] = {},
     clock: Clock | None = None,
     entropy: Entropy | None = None,
+    only_model_answers: bool = False,
 ) -> Application:
     """The application for a configuration. Raises ConfigError.
 
     Args:
         base_dir: what relative paths in the configuration are relative to.
         agents: by the name of their backend, what an embedding program has at hand instead of a target.
+        only_model_answers: without a default model the only one there is answers where a request names none.
     """
     clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
     profile = profile_named(config.server.profile)
     backends = build_endpoints(config, base_dir=base_dir, agents=agents, clock=clock, entropy=entropy)
     endpoints = tuple([endpoint for of_backend in backends.values() for endpoint in of_backend])
     catalog, balancer = Catalog(endpoints, clock=clock), Balancer()
-    router = _router(config, backends, catalog, profile)
+    router = _router(config, backends, catalog, profile, only_model_answers=only_model_answers)
     store = sqlite.build(
         config.store, base_dir=base_dir, clock=clock, keyed=config.idempotency, max_run_age_s=config.runs.keep_s
     )
@@ -90,7 +92,7 @@ def assemble(
     sessions = Sessions(store.sessions, config.sessions, clock=clock)
     gateway = _gateway(router, balancer, cache, approvals, sessions, profile, clock=clock, entropy=entropy)
     chaining = Chaining(store, inherits_instructions=profile.inherits_instructions, max_messages=profile.max_messages)
-    responses_codec = ResponsesSurface(profile, now=clock.now_s)
+    responses_codec = ResponsesSurface(profile, now=clock.now_s, tool_events=config.server.tool_events)
     lag, process = LoopLag(), Process(started_at=clock.now_s())
     runs = Runs(
         store, gateway, chaining, responses_codec, accounts=accounts, clock=clock, max_runs=config.runs.max_runs
@@ -173,7 +175,14 @@ def _routes(
     ]
 
 
-def _router(config: Config, backends: Mapping[str, Sequence[Endpoint]], catalog: Catalog, profile: Profile) -> Router:
+def _router(
+    config: Config,
+    backends: Mapping[str, Sequence[Endpoint]],
+    catalog: Catalog,
+    profile: Profile,
+    *,
+    only_model_answers: bool,
+) -> Router:
     return Router(
         backends,
         config.models,
@@ -181,6 +190,7 @@ def _router(config: Config, backends: Mapping[str, Sequence[Endpoint]], catalog:
         default_model=_default_model(config, profile),
         choice=profile.model_choice,
         unknown_status=profile.unknown_model_status,
+        only_model_answers=only_model_answers,
     )
 
 

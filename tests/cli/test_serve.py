@@ -90,6 +90,29 @@ def test_a_request_without_a_model_is_answered_by_the_target(tmp_path: Path) -> 
         assert (status, answer["error"]["code"]) == (404, "model_not_found")
 
 
+def test_the_only_model_of_a_server_answers_when_no_model_is_asked_for(tmp_path: Path) -> None:
+    hello = {"messages": [{"role": "user", "content": "hi"}]}
+    talk = '[[models]]\nname = "{}"\nroutes = [{{backend = "talk"}}]\n'
+    backend = '[backends.talk]\ntype = "scripted"\n[store]\nurl = "memory:"\n'
+    (tmp_path / "one.toml").write_text(talk.format("a") + backend)
+    (tmp_path / "two.toml").write_text(talk.format("a") + talk.format("b") + backend)
+    with Program("--config", "one.toml", "--port", "0", cwd=tmp_path) as upstream:
+        upstream.until("models: ")
+        status, answer = upstream.post(hello)
+        assert "'model'. Configured: 'a'" in answer["error"]["message"], "a file names its default model"
+        with Program(f"{upstream.url}/v1", "--port", "0", cwd=tmp_path) as program:
+            program.until("models: ")
+            assert program.ask("hi") == "hi"
+    with (
+        Program("--config", "two.toml", "--port", "0", cwd=tmp_path) as upstream,
+        Program(f"{upstream.url}/v1", "--port", "0", cwd=tmp_path) as program,
+    ):
+        program.until("models: ")
+        status, answer = program.post(hello)
+        assert (status, answer["error"]["param"]) == (400, "model")
+        assert "'a', 'b'" in answer["error"]["message"]
+
+
 def test_the_embedded_model_is_named_while_it_loads_and_answers_when_no_model_is_asked_for(tmp_path: Path) -> None:
     with Program("--port", "0", cwd=tmp_path) as program:
         listed = program.line()

@@ -81,7 +81,7 @@ def serve(options: ServeOptions, *, config: Config, base_dir: Path, output: Outp
         config = runner.run(with_model_names(config, base_dir=base_dir))
         if options.config is None:
             config = with_default_model(runner.run(with_dialects(config)))
-        application = assemble(config, base_dir=base_dir)
+        application = assemble(config, base_dir=base_dir, only_model_answers=options.config is None)
         runner.run(_serve(application, listener, options=options, config=config, output=output))
         if runner.run(_left_behind()):
             prints.finish()

@@ -92,8 +92,8 @@ class Catalog:
         return listing.models if listing is not None else ()
 
     def first_error(self) -> BackendError | None:
-        """Why the first endpoint that could not list its models could not."""
-        return next((listing.error for listing in self._listings.values() if listing.error is not None), None)
+        """Why the first endpoint that could not list its models could not, be it that it has not answered yet."""
+        return next((error for label in self._endpoints if (error := self._known(label).error) is not None), None)
 
     def named(self, label: str, name: str) -> ModelInfo | None:
         """The model that an endpoint lists under exactly this name."""

@@ -51,6 +51,7 @@ class Router:
         backends: the endpoints of each backend, by its name.
         choice: who answers where no name is given or the name is nobody's, as the profile of that name says.
         unknown_status: of the error for a name that is nobody's.
+        only_model_answers: who has but one model means that one where no name is given.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Router:
         default_model: str | None,
         choice: ModelChoice = "known",
         unknown_status: int = ModelNotFound.status,
+        only_model_answers: bool = False,
     ) -> None:
         self._backends = backends
         self._configured = {model.name: model for model in models}
@@ -73,6 +75,7 @@ class Router:
         self._default_model = default_model
         self._choice = choice
         self._unknown_status = unknown_status
+        self._only_model_answers = only_model_answers
         self._resolved: dict[str, tuple[Step, ...]] = {}
         self._version = -1
 
@@ -83,7 +86,11 @@ class Router:
         if self._default_model is None and self._choice != "known":
             return next(iter(self.known()), ANYBODY)
         if self._default_model is None:
-            listed = ", ".join(repr(name) for name in self.known()[:LISTED_IN_ERRORS])
+            self._catalog.refresh()  # who could not say what it has may be back
+            known = self.known()
+            if len(known) == 1 and self._only_model_answers:
+                return known[0]
+            listed = ", ".join(repr(name) for name in known[:LISTED_IN_ERRORS])
             silent = None if listed else self._catalog.first_error()
             if silent is not None:
                 raise BackendUnavailable(f"no model is known yet: {silent.message}", retry_after_s=silent.retry_after_s)
