@@ -14,6 +14,7 @@ the same read before a failure still passes.
 """
 
 import re
+from typing import Any
 
 import msgspec
 
@@ -195,8 +196,54 @@ class StreamTee:
         return RelayBatch(b"", (ev.TurnFailed(error.info()),), self._content)
 
 
+class _Choice(msgspec.Struct):
+    finish_reason: str
+
+
+class _Completion(msgspec.Struct):
+    """What must be known of a completion that needs no mending. Its texts are checked to be JSON and not read."""
+
+    model: str
+    choices: list[_Choice]
+    usage: dict[str, Any] | None = None
+    object: str = ""
+    error: None = None
+
+
+_COMPLETION = msgspec.json.Decoder(_Completion)
+
+
 def relay_body(body: bytes, request: Request, *, entropy: Entropy) -> RelayBatch:
     """A whole completion for the client: `model` respliced, every other byte of every value as it came."""
+    seen = _seen_in(body, request)
+    return _mended_body(body, request, entropy) if seen is None else RelayBatch(body, seen, True)
+
+
+def _seen_in(body: bytes, request: Request) -> tuple[ev.Event, ...] | None:
+    """The events of a completion that may pass as it came, as most may; None where it must be looked at more closely."""
+    if body.find(b'"tool_calls"') >= 0:
+        return None
+    try:
+        completion = _COMPLETION.decode(body)
+        body.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if completion.model != (request.model or completion.model) or completion.object == "error":
+        return None
+    seen: list[ev.Event] = []
+    for position, choice in enumerate(completion.choices):
+        reason = parts.FINISH_REASONS.get(choice.finish_reason)
+        if reason != choice.finish_reason or reason == "error":
+            return None
+        seen.append(ev.ChoiceDone(position, reason))
+    if not seen:
+        return None
+    if completion.usage is not None:
+        seen.append(ev.UsageReported(parts.read_usage(completion.usage)))
+    return (*seen, ev.TurnCompleted())
+
+
+def _mended_body(body: bytes, request: Request, entropy: Entropy) -> RelayBatch:
     chunk = _object(body)
     if chunk.get("error") is not None:
         raise parts.read_error(200, chunk["error"])

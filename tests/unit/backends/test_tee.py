@@ -166,3 +166,10 @@ def test_regular_calls_are_left_alone() -> None:
     assert not calls.mend([{"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}])
     assert not calls.mend([{"index": 0, "id": None, "type": "function", "function": {"name": None, "arguments": "{}"}}])
     assert not calls.mend([{"index": 1, "id": "b", "type": "function", "function": {"name": "f", "arguments": ""}}])
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"\\x", b"\n"])
+def test_a_completion_whose_text_is_no_json_is_refused_though_nobody_reads_it(text: bytes) -> None:
+    body = b'{"model":"asked","choices":[{"message":{"content":"%b"},"finish_reason":"stop"}]}' % text
+    with pytest.raises(BackendProtocolError, match="not JSON"):
+        relay_body(body, Request(model="asked", items=()), entropy=CountingEntropy())
