@@ -5,25 +5,26 @@ from trunkline.model.usage import Usage
 
 
 class Outcome:
-    """Mutable on purpose: one per call, written by the engine, read when the response has ended. What is not written stays the
-    class's: most of it, for most calls."""
+    """Mutable on purpose: one per call, written by the engine, read when the response has ended. All of it is the instance's own:
+    reading a default from the class costs several times what writing it here does."""
 
-    model: str | None = None
-    operation = "chat"
-    backend: str | None = None
-    endpoint: str | None = None
-    route: str | None = None  # set once no other backend can take the call over
-    ignored: tuple[str, ...] = ()
-    stream = False
-    grace_s = 0.0  # how long the turn may go on without its client
-    relayed = False
-    warning: str | None = None  # what went wrong beside the answer, for its client
-    cache: str | None = None  # hit or miss, where the cache was asked
-    first_content_s: float | None = None  # monotonic clock
-    usage: Usage | None = None
-    finish_reason: str | None = None
-    error_code: str | None = None
-    error_status: int | None = None  # HTTP's, also of a failure after the head was sent
+    def __init__(self) -> None:
+        self.model: str | None = None
+        self.operation = "chat"
+        self.backend: str | None = None
+        self.endpoint: str | None = None
+        self.route: str | None = None  # set once no other backend can take the call over
+        self.ignored: tuple[str, ...] = ()
+        self.stream = False
+        self.grace_s = 0.0  # how long the turn may go on without its client
+        self.relayed = False
+        self.warning: str | None = None  # what went wrong beside the answer, for its client
+        self.cache: str | None = None  # hit or miss, where the cache was asked
+        self.first_content_s: float | None = None  # monotonic clock
+        self.usage: Usage | None = None
+        self.finish_reason: str | None = None
+        self.error_code: str | None = None
+        self.error_status: int | None = None  # HTTP's, also of a failure after the head was sent
 
     def adopt(self, other: "Outcome") -> None:
         """Takes over what is known of a call that was made for this one."""

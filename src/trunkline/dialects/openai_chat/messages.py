@@ -74,7 +74,8 @@ def read_messages(messages: list[Json]) -> tuple[tuple[Item, ...], tuple[str, ..
                     name=None if name is None else reading.text(name, f"{path}.name"),
                 )
             )
-        places.extend([path] * (len(items) - len(places)))
+        while len(places) < len(items):
+            places.append(path)
     return tuple(items), tuple(places)
 
 
