@@ -4,8 +4,8 @@ A step is never edited once it has been released, only followed by another. `PRA
 tenant begins every primary key and every index that a request uses, so that no statement can forget it cheaply.
 
 Small columns stand before the large ones: SQLite reads a row from its front and leaves the pages of the rest alone.
-Rows with documents are ordinary tables with an index as their key; rows that are mostly key have no other storage
-(WITHOUT ROWID), which keeps a run's events side by side.
+Rows with documents are ordinary tables with an index as their key. Only rows that are small for certain have no other storage
+(WITHOUT ROWID): of such a table SQLite reads every row whole that a search passes, so a few large ones slow every search.
 """
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -202,5 +202,26 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX keyed_answers_by_age ON keyed_answers (tenant, created_at, size_bytes)",
         "CREATE INDEX keyed_answers_by_end ON keyed_answers (created_at)",
         "CREATE INDEX keyed_answers_by_answer ON keyed_answers (tenant, answer_id)",
+    ),
+    (
+        # Events as ordinary rows, their data behind everything else. Copied in the order of their key, a run's stay side by side.
+        "ALTER TABLE events RENAME TO events_before",
+        """
+        CREATE TABLE events (
+            tenant TEXT NOT NULL,
+            run_id TEXT NOT NULL,
+            sequence_number INTEGER NOT NULL,
+            type TEXT NOT NULL,
+            at REAL NOT NULL,
+            data BLOB NOT NULL,
+            PRIMARY KEY (tenant, run_id, sequence_number)
+        )
+        """,
+        """
+        INSERT INTO events (tenant, run_id, sequence_number, type, at, data)
+        SELECT tenant, run_id, sequence_number, type, at, data FROM events_before
+        ORDER BY tenant, run_id, sequence_number
+        """,
+        "DROP TABLE events_before",
     ),
 )
