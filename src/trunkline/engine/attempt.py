@@ -25,19 +25,13 @@ from trunkline.routing.balancer import Lease
 from trunkline.telemetry.outcome import NOTED
 
 CLOSE_TIMEOUT_S = 5.0
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 logger = logging.getLogger("trunkline.engine")
 
 
 class Attempt:
     """Owns the slot it was given; `aclose` is the only way out. `source` opens what is no turn, and is relayed. `lightens`: what
     the model refuses may go; `left_out` names it."""
-
-    left_out: tuple[str, ...] = ()
-    headers: Mapping[str, str] = MappingProxyType({})
-    _relay: AsyncIterator[RelayBatch] | None = None
-    _events: AsyncIterator[EventBatch] | None = None
-    _exhausted = False
-    _closed = False
 
     def __init__(
         self,
@@ -48,6 +42,12 @@ class Attempt:
         source: Callable[[], Awaitable[RelayAnswer]] | None = None,
         lightens: bool = False,
     ) -> None:
+        self.left_out: tuple[str, ...] = ()
+        self.headers: Mapping[str, str] = _NO_HEADERS
+        self._relay: AsyncIterator[RelayBatch] | None = None
+        self._events: AsyncIterator[EventBatch] | None = None
+        self._exhausted = False
+        self._closed = False
         self._call = call
         self._source = source
         self._lease = lease
@@ -84,10 +84,9 @@ class Attempt:
             if not deadline.caught():
                 await self.aclose()
                 raise
-            late = deadline.error()
-            self._lease.failed(late)
+            self._lease.failed(deadline.error())
             await self.aclose()
-            raise late from None
+            raise deadline.error() from None
         except Exception as error:
             await self.aclose()
             raise self._bug(error) from error

@@ -40,7 +40,7 @@ class Timers:
 
     def start(self, timed: Timed) -> None:
         """Calls `due` later, once. Who waits already begins again."""
-        loop = self.loop
+        loop = self._loop or self.loop
         self._due_s.pop(timed, None)
         self._due_s[timed] = loop.time() + self.after_s
         if not self._armed:

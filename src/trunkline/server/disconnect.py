@@ -19,10 +19,6 @@ WATCH_AFTER_S = 0.02
 class DisconnectWatch:
     """Use as a context manager around the work; `gone` tells afterwards."""
 
-    gone = False
-    _watcher: asyncio.Task[None] | None = None
-    _worker: asyncio.Task[object] | None = None
-
     def __init__(
         self,
         receive: Receive,
@@ -32,6 +28,9 @@ class DisconnectWatch:
         timers: Timers | None = None,
     ) -> None:
         """`going_on` is called where the client has left and the work has its grace."""
+        self.gone = False
+        self._watcher: asyncio.Task[None] | None = None
+        self._worker: asyncio.Task[object] | None = None
         self._receive = receive
         self._grace_s = grace_s
         self._going_on = going_on
