@@ -198,10 +198,10 @@ def _default_model(config: Config, profile: Profile) -> str | None:
     """The model of a request that names none, as far as that is known before anybody is asked."""
     if config.server.default_model is not None or profile.model_choice == "known":
         return config.server.default_model
-    return config.models[0].name if config.models else _agent_name(config, profile)
+    return config.models[0].name if config.models else only_agent_name(config, profile)
 
 
-def _agent_name(config: Config, profile: Profile) -> str | None:
+def only_agent_name(config: Config, profile: Profile) -> str | None:
     """What the only Python agent is called; None where that is for its target to say, or there is another."""
     agent_count = sum(isinstance(settings, PythonSettings) for settings in config.backends.values())
     return config.server.model_name or (profile.agent_name if agent_count == 1 else None)
@@ -255,7 +255,7 @@ def build_endpoints(
                             clock=clock,
                             entropy=entropy,
                             model_name=config.server.model_name
-                            or (name if name in agents else _agent_name(config, profile)),
+                            or (name if name in agents else only_agent_name(config, profile)),
                             agent=agents.get(name),
                             ignores_tools=profile.ignores_tools,
                         ),

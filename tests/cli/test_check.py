@@ -57,6 +57,15 @@ def test_the_resolved_routes_are_printed_as_a_table(tmp_path: Path) -> None:
     ]
 
 
+def test_an_only_agent_is_shown_as_the_profile_calls_it(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        '[server]\nprofile = "nanobot"\n[backends.support]\ntype = "python"\ntarget = "support_bot.py:agent"\n',
+    )
+    ended = run("check", "trunkline.toml", cwd=tmp_path)
+    assert ended.stdout.splitlines()[1].split() == ["nanobot", "support", "python", "support_bot.py:agent"]
+
+
 def test_a_cache_that_could_not_compare_meanings_is_found(tmp_path: Path) -> None:
     write(tmp_path, '[cache]\nsemantic = true\nembedding_model = "nowhere"\n[backends.demo]\ntype = "scripted"\n')
     ended = run("check", "trunkline.toml", cwd=tmp_path)

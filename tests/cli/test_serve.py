@@ -90,6 +90,21 @@ def test_a_request_without_a_model_is_answered_by_the_target(tmp_path: Path) -> 
         assert (status, answer["error"]["code"]) == (404, "model_not_found")
 
 
+@pytest.mark.parametrize(
+    ("profile", "environ", "name"),
+    [("nanobot", {}, "nanobot"), ("hermes", {"API_SERVER_MODEL_NAME": "lucas"}, "lucas")],
+)
+def test_a_target_is_called_as_its_profile_says(
+    profile: str, environ: dict[str, str], name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "my_agent.py").write_text("async def agent(turn):\n    yield 'from the agent'\n")
+    arguments = ("my_agent.py:agent", "--profile", profile, "--port", "0")
+    with Program(*arguments, cwd=tmp_path, environ=environ) as program:
+        assert program.until("models: ")[-1] == f"models: {name}"
+        assert f'"model": "{name}"' in program.until("curl")[-1]
+        assert program.ask("hi") == program.ask("hi", model=name) == "from the agent"
+
+
 def test_the_only_model_of_a_server_answers_when_no_model_is_asked_for(tmp_path: Path) -> None:
     hello = {"messages": [{"role": "user", "content": "hi"}]}
     talk = '[[models]]\nname = "{}"\nroutes = [{{backend = "talk"}}]\n'

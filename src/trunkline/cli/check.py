@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import assert_never
 
 from trunkline.assembly import build_endpoints
-from trunkline.cli.model_names import with_model_names
+from trunkline.cli.model_names import agent_name, with_model_names
 from trunkline.cli.output import Output, Style, table
-from trunkline.cli.target import agent_name
 from trunkline.config.checks import static_models, unlisted_backends, without_password
 from trunkline.config.load import load_config
 from trunkline.config.schema import Backend, Config, EmbeddedSettings, HttpSettings, PythonSettings, ScriptedSettings
@@ -67,9 +66,8 @@ def _type(settings: Backend) -> str:
 
 def _own_names(settings: Backend, config: Config) -> str:
     match settings:
-        case PythonSettings(target=target):
-            where, _, attribute = target.rpartition(":")
-            return config.server.model_name or agent_name(where, attribute)
+        case PythonSettings():
+            return agent_name(settings, config)
         case _:
             return "(whatever it lists)"
 

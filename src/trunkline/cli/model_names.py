@@ -1,14 +1,16 @@
-"""The names that embedded models have by themselves, asked of backends that are made but not started.
+"""The names that embedded models and agents have by themselves, before anything is loaded or imported.
 
-A name is wanted before a model is loaded: to say what is loading, to show routes without loading anything, and to be
-what answers when a single target is served and a request names no model.
+They are wanted then: to say what is loading, to show routes without loading anything, and to be what answers when a single
+target is served and a request names no model. An embedded model's is asked of a backend that is made but not started.
 """
 
 from pathlib import Path
 
 import msgspec
 
-from trunkline.config.schema import Config, EmbeddedSettings
+from trunkline.assembly import only_agent_name
+from trunkline.config.profiles import profile_named
+from trunkline.config.schema import Config, EmbeddedSettings, PythonSettings
 from trunkline.plugins import build_backend
 from trunkline.ports.backend import BackendSetup
 from trunkline.ports.runtime import SystemClock, SystemEntropy
@@ -26,8 +28,21 @@ async def with_model_names(config: Config, *, base_dir: Path) -> Config:
 
 
 def with_default_model(config: Config) -> Config:
-    """The configuration whose embedded model, if it has one, answers when a request names none."""
-    names = [settings.model_name for settings in config.backends.values() if isinstance(settings, EmbeddedSettings)]
-    if not names or config.server.default_model is not None:
+    """The configuration whose embedded model or agent, if it has one, answers when a request names none."""
+    if config.server.default_model is not None:
         return config
-    return msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, default_model=names[0]))
+    for settings in config.backends.values():
+        if isinstance(settings, EmbeddedSettings | PythonSettings):
+            name = settings.model_name if isinstance(settings, EmbeddedSettings) else agent_name(settings, config)
+            return msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, default_model=name))
+    return config
+
+
+def agent_name(settings: PythonSettings, config: Config) -> str:
+    """The model name of an agent: as the configuration or its profile has it, otherwise its attribute, or its file or module
+    where that is just called `agent`."""
+    named = only_agent_name(config, profile_named(config.server.profile))
+    where, _, attribute = settings.target.rpartition(":")
+    if named is not None or attribute != "agent":
+        return named or attribute.rpartition(".")[2]
+    return Path(where).stem if where.endswith(".py") else where.rpartition(".")[2]

@@ -17,7 +17,7 @@ COMMAND_LINE_AGENTS = frozenset({"claude", "codex", "gemini", "opencode", "pi"})
 AGENT_METHODS = frozenset({"__call__", "run_conversation", "process_direct"})
 FORMS = "no TARGET (the embedded model), file.py:attribute, module:attribute, an http(s) URL, or 'scripted'"
 
-_AGENT = re.compile(r"(?P<where>.+):(?P<attribute>[A-Za-z_][A-Za-z0-9_.]*)")
+_AGENT = re.compile(r".+:[A-Za-z_][A-Za-z0-9_.]*")
 _ADDRESS = re.compile(r"[A-Za-z0-9.-]+:\d+(/.*)?")
 
 
@@ -37,9 +37,8 @@ def _served(target: str | None) -> Document:
         return _model_server(target)
     if target == "scripted":
         return {"server": {"default_model": "scripted"}, "backends": {"scripted": {"type": "scripted"}}}
-    agent = _AGENT.fullmatch(target)
-    if agent:
-        return _agent(target, name=agent_name(agent["where"], agent["attribute"]))
+    if _AGENT.fullmatch(target):
+        return {"backends": {"agent": {"type": "python", "target": target}}}
     raise ConfigError(_not_a_target(target), key="TARGET")
 
 
@@ -48,21 +47,6 @@ def _model_server(url: str) -> Document:
     if wrong:
         raise ConfigError(wrong, key="TARGET")
     return {"backends": {"upstream": {"type": "http", "endpoints": [url]}}}
-
-
-def agent_name(where: str, attribute: str) -> str:
-    """The model name of an agent: its attribute, or its file or module where that is just called `agent`."""
-    if attribute != "agent":
-        return attribute.rpartition(".")[2]
-    return Path(where).stem if where.endswith(".py") else where.rpartition(".")[2]
-
-
-def _agent(target: str, *, name: str) -> Document:
-    """One agent, which also answers when a request names no model."""
-    return {
-        "server": {"model_name": name, "default_model": name},
-        "backends": {"agent": {"type": "python", "target": target}},
-    }
 
 
 def _not_a_target(target: str) -> str:

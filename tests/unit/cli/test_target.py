@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from trunkline.cli.model_names import with_default_model
 from trunkline.cli.target import target_document
 from trunkline.config.load import build_config
 from trunkline.model.errors import ConfigError
@@ -26,7 +27,7 @@ def test_each_form_is_one_backend(target: str | None, kind: str, default: str | 
     config = build_config(target_document(target), environ={})
     (settings,) = config.backends.values()
     assert settings.__struct_config__.tag == kind
-    assert config.server.default_model == default
+    assert with_default_model(config).server.default_model == default
 
 
 def test_candidates_are_public_functions_and_objects_the_likeliest_first(tmp_path: Path) -> None:
