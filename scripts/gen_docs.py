@@ -174,8 +174,8 @@ Better here, and not what its clients trip over:
 - A key in `Idempotency-Key` gives the same answer again with the same id, also streamed and after a restart.
 - Runs can be listed, and their events read again, from any point and by any number of readers.
 - A response that a stopping server cut off is `failed` and says why; it keeps what there was, as one whose client left does.
-- Questions of an agent reach chat streams, too, as `hermes.approval.requested`. `POST /v1/runs/{id}/approval` answers them with the
-  id of the completion.
+- Questions of an agent reach streams of chat and Responses, too, as `hermes.approval.requested`: tool events are on for whoever does not
+  turn them off. `POST /v1/runs/{id}/approval` answers them with the id of the completion or response.
 - What is asked of tools at the client is named in `x-trunkline-ignored`; other parameters that nothing honours are a 400.
 
 Its clients' own resources, beside those of every profile:
@@ -364,7 +364,7 @@ HEADER_TEXTS = {
     "x-trunkline-route": "Which backend answered, and under which model name.",
     "x-trunkline-idempotent": "`joined` or `replayed`, where the [key](idempotency.md) of the request is known.",
     "x-trunkline-cache": "`hit` or `miss`, where the answer may come from the [cache](cache.md).",
-    "x-trunkline-warning": "What went wrong beside the answer, such as a session whose history could not be read.",
+    "x-trunkline-warning": "What went wrong beside the answer: a session whose history could not be read, a question that nobody saw.",
     "x-trunkline-ignored": "Parameters that were accepted and that nothing used.",
     "x-accel-buffering": "`no` on streams: a proxy in front must not collect them.",
     "x-content-type-options": "`nosniff`, for browsers.",

@@ -186,7 +186,11 @@ async def test_a_tool_waits_for_leave(framework: str, model: Serving, tmp_path: 
         aiohttp.ClientSession() as session,
     ):
         said, asked = "", []
-        async for event in await client.responses.create(model=f"{framework}_agent", input="close it", stream=True):
+        shown = {"stream_options": {"include_tool_events": True}}
+        stream = await client.responses.create(
+            model=f"{framework}_agent", input="close it", stream=True, extra_body=shown
+        )
+        async for event in stream:
             if event.type == "response.output_text.delta":
                 said += event.delta
             elif "approval.requested" in event.type:

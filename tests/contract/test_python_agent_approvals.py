@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -273,13 +274,14 @@ async def agent(turn):
     yield "May I? "
     yield await turn.approve("shell", "rm -r build")
 """
+SEEN: dict[str, Any] = {"stream_options": {"include_tool_events": True}}
 CONFIG = '[backends.bot]\ntype = "python"\ntarget = "asking.py:agent"\n'
 
 
 async def test_a_stream_shows_the_question_and_goes_on_when_it_is_answered(tmp_path: Path) -> None:
     async with serving(CONFIG, base_dir=tmp_path, scripts={"asking.py": AGENT}) as served:
         approvals = served.application.runtime.approvals
-        async with served.stream(model="asking") as wire:
+        async with served.stream(model="asking", **SEEN) as wire:
             await wire.head()
             shown = await wire.until(b"rm -r build")
             turn_id = msgspec.json.decode(shown.split(b"data: ")[1].split(b"\n\n")[0])["id"]
@@ -303,7 +305,7 @@ async def test_a_whole_answer_is_not_asked_for(tmp_path: Path) -> None:
 async def test_a_server_that_leaves_denies_what_is_open(tmp_path: Path) -> None:
     async with (
         serving(CONFIG, base_dir=tmp_path, scripts={"asking.py": AGENT}) as served,
-        served.stream(model="asking") as wire,
+        served.stream(model="asking", **SEEN) as wire,
     ):
         await wire.head()
         await wire.until(b"rm -r build")

@@ -370,7 +370,8 @@ async def test_a_question_that_nobody_answers_is_denied(serve: Serve) -> None:
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
 async def test_the_question_of_a_streamed_answer_is_answered_here(client: Running, server: Serving, path: str) -> None:
     said = {"input": "ask"} if "responses" in path else {"messages": [{"role": "user", "content": "ask"}]}
-    data = json.dumps({"model": "bot", "stream": True, **said}).encode()
+    shown = {"stream_options": {"include_tool_events": True}}
+    data = json.dumps({"model": "bot", "stream": True, **shown, **said}).encode()
     async with server.connect() as wire:
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
         await wire.send(head.encode() + data)

@@ -44,9 +44,10 @@ class ServerSettings(_Table, frozen=True, kw_only=True):
         api_keys: Bearer tokens; all of them are one tenant, `default`. Absent: open, on loopback only.
         keys: Bearer tokens with a name, each its own tenant.
         cors_origins: Browser origins that may call, exactly as browsers send them. `*` allows any origin, without credentials.
-        tool_events: What streamed chat completions show of the tools that an agent runs itself, where the client does not say:
-            `off`, named events (`events`), or lines of reasoning (`reasoning`) for chat UIs that show only that; absent: as the
-            profile says.
+        tool_events: What streamed chat completions show of the tools that an agent runs itself and of what it asks, where the
+            client does not say: `off`, named events (`events`), or lines of reasoning (`reasoning`) for chat UIs that show only
+            that; absent: as the profile says. Where nothing is shown, what an agent asks is denied at once. Streams of Responses
+            show its questions with `events` alone.
         default_model: Model that answers when a request names none; absent: such a request is a 400.
         model_name: Name under which a single agent is shown.
         keepalive_s: Seconds of silence after which a stream sends an SSE comment.

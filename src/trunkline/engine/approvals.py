@@ -7,7 +7,7 @@
 A question belongs to a tenant and a turn; nobody else can see or answer it. What was answered with `session` or `always` is
 remembered and not asked again: for the tool in that session of the tenant, or for the tool of that backend. Both memories are
 bounded and live as long as the process: forgetting means to ask once more. Where nobody can see a question the answer is "deny" at
-once, because an agent that waits for nobody only looks slow.
+once, because an agent that waits for nobody only looks slow. Its client is told, as far as a head is still to be sent.
 """
 
 import asyncio
@@ -18,13 +18,15 @@ import msgspec
 
 from trunkline.model.errors import Conflict, InvalidParameter
 from trunkline.ports.approvals import DENY, Question
+from trunkline.telemetry.outcome import Outcome
 
 REMEMBERED = 10_000
+UNSEEN = "a question of the agent was denied: this client does not see questions"
 logger = logging.getLogger("trunkline.approvals")
 
 
 class Asker(msgspec.Struct, frozen=True, kw_only=True):
-    """The turn that asks. `visible`: whether its client sees questions at all."""
+    """The turn that asks. `visible`: whether its client sees questions at all. `outcome`: where it is told that one was denied."""
 
     tenant: str
     turn_id: str
@@ -32,6 +34,7 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     request_id: str
     visible: bool
+    outcome: Outcome = msgspec.field(default_factory=Outcome)
 
 
 class _Open(msgspec.Struct, frozen=True, eq=False):
@@ -120,8 +123,11 @@ class ApprovalRegistry:
             if known in _allowed(question):
                 return known
         if self._draining or not asker.visible:
-            why = "the server is shutting down" if self._draining else "its client cannot see questions"
-            _log_denied(asker, question, why)
+            if self._draining:
+                _log_denied(asker, question, "the server is shutting down")
+            else:
+                _log_denied(asker, question, "its client does not see questions")
+                asker.outcome.warning = asker.outcome.warning or UNSEEN
             return DENY
         loop = asyncio.get_running_loop()
         entry = _Open(question, asker, loop.create_future())

@@ -202,6 +202,7 @@ class Gateway:
             backend=lease.endpoint.backend_name,
             request_id=call.request_id,
             visible=seen,
+            outcome=call.outcome,
         )
         return Context(
             turn_id=call.turn_id,

@@ -103,6 +103,7 @@ class Creation:
             own_ids=True,
             patient=request.background,
             cache=cache,
+            shows_approvals=self._codec.shows_approvals(chained.request),
         )
         try:
             await self._check(call)

@@ -13,15 +13,16 @@ async function answer(event) {
 const kinds = [];
 const progress = [];
 let text = "";
-for await (const event of await client.responses.create({ model: "bot", input: "ask", stream: true })) {
+const asked = { model: "bot", input: "ask", stream: true, stream_options: { include_tool_events: true } };
+for await (const event of await client.responses.create(asked)) {
   kinds.push(event.type);
   if (event.progress) progress.push(event.progress.status);
   await answer(event);
   if (event.type === "response.output_text.delta") text += event.delta;
 }
 
-// The helper throws on events it does not know, as a question is; an agent's tools say all in events that it knows.
-const stream = client.responses.stream({ model: "bot", input: "go" });
+// The helper throws on events it does not know, as a question is. It asks for none, so it gets none: the agent is denied at once.
+const stream = client.responses.stream({ model: "bot", input: "ask" });
 for await (const _ of stream);
 const final = await stream.finalResponse();
 

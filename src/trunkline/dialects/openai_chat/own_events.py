@@ -1,7 +1,7 @@
 """What an agent does besides answering, in a chat stream: the tools it runs, and what it asks a person.
 
-The API has no chunk for either. Tools are shown where the client or the server wants it, as named events or as lines of
-reasoning for clients that show only that. Questions are always sent: a client that never saw one would wait for nothing.
+The API has no chunk for either. They are shown where the client or the server wants it, as named events or as lines of
+reasoning for clients that show only that. Where neither is wanted, nothing is asked: the engine denies at once.
 
 A named event is also a chunk with no choices, as the one with usage is, because most clients do not look at an event's name: the
 official SDKs hand over what has the `object` of a chunk, others check that `choices` is a list. The member `tool` or `approval`
@@ -43,6 +43,7 @@ class OwnEvents:
         self._spaced = spaced
         self._emojis = emojis
         self._running: set[str] = set()
+        self._asking: dict[str, str] = {}  # the tool of each open question
 
     def tool_frame(self, event: ev.ToolProgress) -> bytes:
         """The named event of a tool's progress; nothing where none is wanted."""
@@ -68,12 +69,27 @@ class OwnEvents:
         return f"{event.name} failed\n" if event.failed else ""
 
     def approval_requested(self, event: ev.ApprovalRequested) -> bytes:
+        if self._tools != "events":
+            return b""
         asked = {"call_id": event.call_id, "tool": event.tool, "text": event.text, "choices": event.choices}
         return self._frame("approval.requested", {"approval": {**asked, "status": "requested"}})
 
     def approval_resolved(self, event: ev.ApprovalResolved) -> bytes:
+        if self._tools != "events":
+            return b""
         answered = {"call_id": event.call_id, "choice": event.choice, "status": "resolved"}
         return self._frame("approval.resolved", {"approval": answered})
+
+    def approval_line(self, event: ev.ApprovalRequested | ev.ApprovalResolved) -> str:
+        """The same as a line of reasoning, which also says how to answer: whoever reads it knows nothing of this server."""
+        if self._tools != "reasoning":
+            return ""
+        if isinstance(event, ev.ApprovalResolved):
+            return f"{self._asking.pop(event.call_id, 'answered')}: {event.choice}\n"
+        self._asking[event.call_id] = event.tool
+        what = f"{event.tool} asks: {event.text}" if event.text else f"{event.tool} asks"
+        choices = ", ".join(event.choices)
+        return f"{what} ({choices}; answer with POST /v1/runs/{self._head['id']}/approval)\n"
 
     def _follows(self, event: ev.ToolProgress) -> bool:
         """Whether clients may see it: not a tool of the agent's own affairs, and no end of what never began."""

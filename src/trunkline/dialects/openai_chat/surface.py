@@ -72,6 +72,10 @@ class ChatSurface:
             return _encode({"error": error.type, "detail": error.message})
         return _encode(parts.write_error(error, own_name=self.own_name))
 
+    def shows_approvals(self, request: Request) -> bool:
+        """Whether its stream shows what an agent asks."""
+        return (request.tool_events or self._tool_events) != "off"
+
 
 def _check_single(request: Request) -> None:
     items = request.items
@@ -269,10 +273,14 @@ class ChatEncoder:
         return self._chunk(0, {"reasoning_content": line}) if line else own.tool_frame(event)
 
     def _approval_requested(self, event: ev.ApprovalRequested) -> bytes:
-        return self._own_events().approval_requested(event)
+        own = self._own_events()
+        line = own.approval_line(event)
+        return self._chunk(0, {"reasoning_content": line}) if line else own.approval_requested(event)
 
     def _approval_resolved(self, event: ev.ApprovalResolved) -> bytes:
-        return self._own_events().approval_resolved(event)
+        own = self._own_events()
+        line = own.approval_line(event)
+        return self._chunk(0, {"reasoning_content": line}) if line else own.approval_resolved(event)
 
     def _own_events(self) -> OwnEvents:
         if self._own is None:

@@ -4,8 +4,9 @@ The calls of its tools and their outputs are items. How they go is said beside t
 API has: `output_item.done` of a call says that its tool has begun and under which label, `output_item.added` of its output that it
 has ended, after how long, and whether it failed. No event of another name: the official Node SDK's stream helper takes none.
 
-A question is an event of its own all the same, `NAME.approval.requested` and `.resolved`: who does not see it cannot answer. `NAME`
-is what a profile calls this server.
+A question is an event of its own all the same, `NAME.approval.requested` and `.resolved`: who does not see it cannot answer. So it
+is for clients that asked for such events, and for the log of background work; others are asked nothing, and the engine denies at
+once. `NAME` is what a profile calls this server.
 """
 
 from collections.abc import Mapping

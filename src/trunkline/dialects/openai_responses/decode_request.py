@@ -37,6 +37,8 @@ OPAQUE = frozenset(
     }
 )
 LOGPROBS = "message.output_text.logprobs"
+TOOL_EVENTS = "include_tool_events"
+"""The stream option that is ours: the client bears events that the API does not have."""
 INCLUDABLE = (
     LOGPROBS,
     "reasoning.encrypted_content",
@@ -365,13 +367,19 @@ def _service_tier(draft: Draft, value: Json) -> None:
 
 
 def _stream_options(draft: Draft, value: Json) -> None:
-    """Obfuscation pads events against eavesdroppers on their sizes; without it every client reads the same stream."""
+    """Obfuscation pads events against eavesdroppers on their sizes; without it every client reads the same stream. The option of
+    ours stays here."""
     options = reading.mapping(value, "stream_options")
     wanted = options.get("include_obfuscation")
     if wanted is not None:
         wanted = reading.boolean(wanted, "stream_options.include_obfuscation")
-    if wanted or options.keys() - {"include_obfuscation"}:
-        draft.extra["stream_options"] = reading.raw(value)
+    shown = options.get(TOOL_EVENTS)
+    if shown is not None:
+        shown = reading.boolean(shown, f"stream_options.{TOOL_EVENTS}")
+        draft.fields["tool_events"] = "events" if shown else "off"
+    theirs = {key: option for key, option in options.items() if key != TOOL_EVENTS}
+    if wanted or theirs.keys() - {"include_obfuscation"}:
+        draft.extra["stream_options"] = reading.raw(theirs)
 
 
 READERS: dict[str, Reader] = {

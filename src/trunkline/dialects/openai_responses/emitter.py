@@ -20,7 +20,7 @@ import msgspec
 
 from trunkline.dialects.openai_responses.agent_events import ToolRuns, question
 from trunkline.dialects.openai_responses.parts import write_annotation, write_logprobs
-from trunkline.dialects.openai_responses.response import ResponseBuilder, Settings
+from trunkline.dialects.openai_responses.response import ResponseBuilder, Settings, shows_approvals
 from trunkline.dialects.openai_responses.write_items import (
     EVENT_PREFIX,
     derived_id,
@@ -93,6 +93,7 @@ class ResponseEmitter:
         self._spaced = settings.json_spacing
         self._tool_output_lists = settings.tool_output_lists
         self._own_name = settings.own_name
+        self._asks = shows_approvals(request, settings)
         self._now = now
         self._builder = ResponseBuilder(request, settings)
         self._fold = Fold()
@@ -342,6 +343,8 @@ class ResponseEmitter:
         return []
 
     def _question(self, event: ev.ApprovalRequested | ev.ApprovalResolved) -> list[Emitted]:
+        if not self._asks:
+            return []
         return [self._emit(*question(event, own_name=self._own_name, response_id=self._turn_id))]
 
     # Parts

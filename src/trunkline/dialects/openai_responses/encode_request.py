@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from trunkline.dialects.openai_responses.decode_request import LOGPROBS
+from trunkline.dialects.openai_responses.decode_request import LOGPROBS, TOOL_EVENTS
 from trunkline.dialects.openai_responses.response import write_format, write_tool, write_tool_choice
 from trunkline.dialects.openai_responses.write_items import Wire, write_input
 from trunkline.model.items import Item, Reasoning
@@ -75,6 +75,11 @@ def forward_body(body: bytes, request: Request, *, model: str, own_items: Sequen
         members["stream"] = _TRUE if request.stream else _FALSE
     if not request.stream:
         members.pop("stream_options", None)
+    elif request.tool_events is not None:
+        options = _BODY.decode(members.pop("stream_options"))
+        del options[TOOL_EVENTS]
+        if options:
+            members["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
     if request.items:
         members["input"] = msgspec.Raw(msgspec.json.encode(_input(source.get("input"), request.items, own_items)))
     return msgspec.json.encode(members)

@@ -28,6 +28,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         json_spacing: JSON in streams is written `"key": value` instead of `"key":value` (decision 7).
         done_sentinel: `data: [DONE]` follows the terminal event (decision 8).
         usage_details: usage always has its details, 0 where unknown (decision 9).
+        shows_approvals: what an agent asks is shown in streams whose clients do not say whether they want it.
         own_name: begins the names of events that the API does not have, and is the name of what an agent says of its run.
         tool_output_lists: in streams, text that a tool returned is a list of parts (decision 10).
     """
@@ -35,8 +36,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     json_spacing: bool = False
     done_sentinel: bool = True
     usage_details: bool = True
+    shows_approvals: bool = False
     own_name: str = ev.OWN
     tool_output_lists: bool = False
+
+
+def shows_approvals(request: Request, settings: Settings) -> bool:
+    """Whether what an agent asks is shown: an event of ours, which not every client bears. The log of background work has it."""
+    if request.background or request.tool_events is None:
+        return request.background or settings.shows_approvals
+    return request.tool_events == "events"
 
 
 class ResponseBuilder:

@@ -14,11 +14,11 @@ from trunkline.dialects.openai_responses.decode_request import decode_request
 from trunkline.dialects.openai_responses.emitter import TERMINAL_TYPES, Emitted, ResponseEmitter
 from trunkline.dialects.openai_responses.parts import write_failure
 from trunkline.dialects.openai_responses.read_items import NAME
-from trunkline.dialects.openai_responses.response import ResponseBuilder, Settings
+from trunkline.dialects.openai_responses.response import ResponseBuilder, Settings, shows_approvals
 from trunkline.dialects.openai_wire import write_error
 from trunkline.model.errors import ErrorInfo
 from trunkline.model.events import Event, TextDelta
-from trunkline.model.request import Request
+from trunkline.model.request import Request, ToolEvents
 from trunkline.model.turn import Turn
 from trunkline.wire.sse import DONE
 
@@ -27,14 +27,15 @@ _NULL = msgspec.Raw(b"null")
 
 
 class ResponsesSurface:
-    """The codec for clients of the Responses API."""
+    """The codec for clients of the Responses API. `tool_events`: in place of the profile's."""
 
     name = NAME
     framing = EVENT_STREAM
 
-    def __init__(self, profile: Profile, *, now: Callable[[], float]) -> None:
+    def __init__(self, profile: Profile, *, now: Callable[[], float], tool_events: ToolEvents | None = None) -> None:
         self.own_name = profile.own_name
         self._profile = profile
+        self._tool_events = tool_events
         self._plain_errors = profile.error_style == "plain"
         self._now = now
         self._settings = Settings(
@@ -43,14 +44,19 @@ class ResponsesSurface:
             usage_details=profile.usage_details,
             tool_output_lists=profile.tool_output_lists,
             own_name=profile.own_name,
+            shows_approvals=(tool_events or profile.tool_events) == "events",
         )
 
     def at(self, now: Callable[[], float]) -> "ResponsesSurface":
         """The same at another time, for what was answered before."""
-        return ResponsesSurface(self._profile, now=now)
+        return ResponsesSurface(self._profile, now=now, tool_events=self._tool_events)
 
     def decode_request(self, body: bytes, *, needs_input: bool = True) -> Request:
         return decode_request(body, needs_input=needs_input)
+
+    def shows_approvals(self, request: Request) -> bool:
+        """Whether its events show what an agent asks."""
+        return shows_approvals(request, self._settings)
 
     def emitter(self, request: Request) -> ResponseEmitter:
         """Events without framing."""

@@ -11,7 +11,7 @@ import msgspec
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from trunkline.dialects.codec import SurfaceCodec
+from trunkline.dialects.openai_chat import ChatSurface
 from trunkline.dialects.openai_chat.encode_request import with_model
 from trunkline.dialects.openai_chat.stored import stored_messages, with_metadata
 from trunkline.engine.call import Call
@@ -49,7 +49,7 @@ _COMPLETION = msgspec.json.Decoder(_Completion)
 class ChatCompletions:
     """The resource; an ASGI application of its own."""
 
-    def __init__(self, runtime: Runtime, codec: SurfaceCodec, store: Store) -> None:
+    def __init__(self, runtime: Runtime, codec: ChatSurface, store: Store) -> None:
         self._runtime = runtime
         self._codec = codec
         self._store = store
@@ -91,6 +91,7 @@ class ChatCompletions:
             memory_key=session.memory_key,
             own_ids=stored,
             cache=cached if asked is None else asked,
+            shows_approvals=self._codec.shows_approvals(request),
         )
         record = self._recorder(exchange.tenant, request, body) if stored else None
         key = key_of(scope, runtime, body)
@@ -137,7 +138,7 @@ class ChatCompletions:
         return record
 
 
-def routes(runtime: Runtime, codec: SurfaceCodec, store: Store, *, listed: ASGIApp) -> list[BaseRoute]:
+def routes(runtime: Runtime, codec: ChatSurface, store: Store, *, listed: ASGIApp) -> list[BaseRoute]:
     """`listed` answers GET of the same path: the list of what is stored."""
     completions = ChatCompletions(runtime, codec, store)
     return [
