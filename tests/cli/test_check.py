@@ -52,7 +52,9 @@ def test_the_resolved_routes_are_printed_as_a_table(tmp_path: Path) -> None:
             "API",
             "key",
             "(loopback",
-            "only)",
+            "only),",
+            "store",
+            "trunkline.db",
         ],
     ]
 

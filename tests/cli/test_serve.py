@@ -138,6 +138,12 @@ def test_the_embedded_model_is_named_while_it_loads_and_answers_when_no_model_is
         assert "Traceback" not in program.errors()
 
 
+def test_a_configurations_store_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "trunkline.toml").write_text('[backends.talk]\ntype = "scripted"\n')
+    with Program("--config", "trunkline.toml", "--port", "0", cwd=tmp_path) as program:
+        program.until("(What is stored is kept in trunkline.db.)")
+
+
 def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

@@ -15,6 +15,7 @@ from trunkline.cli.output import Output, Style, table
 from trunkline.config.checks import static_models, unlisted_backends, without_password
 from trunkline.config.load import load_config
 from trunkline.config.schema import Backend, Config, EmbeddedSettings, HttpSettings, PythonSettings, ScriptedSettings
+from trunkline.config.store_url import store_file
 from trunkline.plugins import check_embedder
 from trunkline.ports.backend import Checkable
 from trunkline.ports.runtime import SystemClock, SystemEntropy
@@ -91,4 +92,5 @@ def _summary(config: Config) -> str:
     server = config.server
     keys = len(server.api_keys) + len(server.keys)
     access = f"{keys} API key{'s' if keys != 1 else ''}" if keys else "no API key (loopback only)"
-    return f"{server.host}:{server.port}, profile {server.profile}, {access}"
+    store = store_file(config.store.url) or "in memory"
+    return f"{server.host}:{server.port}, profile {server.profile}, {access}, store {store}"

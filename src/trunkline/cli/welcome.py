@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from trunkline import __version__
 from trunkline.cli.output import Output, Style
 from trunkline.config.schema import Config, EmbeddedSettings
-from trunkline.config.store_url import MEMORY
+from trunkline.config.store_url import store_file
 
 KEY_VARIABLE = "TRUNKLINE_API_KEY"
 QUESTION = "Say hello in one sentence."
@@ -39,12 +39,9 @@ def print_welcome(output: Output, *, config: Config, url: str, models: Sequence[
     output.line()
     for line in sdk_program(model, brief=brief):
         output.line(f"  {line}")
-    if config.store.url == MEMORY:
-        output.line()
-        output.line(
-            "(What is stored is kept in memory until the server stops; a configuration file can keep it.)",
-            style=Style.FAINT,
-        )
+    output.line()
+    kept = store_file(config.store.url) or "memory until the server stops; a configuration file can keep it"
+    output.line(f"(What is stored is kept in {kept}.)", style=Style.FAINT)
     if secured:
         output.line()
         output.line(f"({KEY_VARIABLE} holds one of the configured keys.)", style=Style.FAINT)

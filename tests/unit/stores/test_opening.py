@@ -137,7 +137,7 @@ async def test_a_second_store_on_the_same_file_is_refused(tmp_path: Path) -> Non
         message = await refusal(SqliteStore(path, clock=HandClock(), lock_wait_s=0))
         assert message == (
             f"store.url: {path} is in use by process {os.getpid()}: a store belongs to one server at a time; "
-            "stop that one, or give this one another file"
+            'stop that one, or give this one another file: [store] url = "sqlite:///other.db", or "memory:"'
         )
         await store.save_response("a", a_response("resp_1"))
     async with open_store(path) as store:

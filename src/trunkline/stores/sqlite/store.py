@@ -331,7 +331,7 @@ class SqliteStore:
             if loop.time() >= until:
                 raise ConfigError(
                     f"{path} is in use by {lock.holder()}: a store belongs to one server at a time; "
-                    "stop that one, or give this one another file",
+                    'stop that one, or give this one another file: [store] url = "sqlite:///other.db", or "memory:"',
                     key="store.url",
                 )
             if not told:
