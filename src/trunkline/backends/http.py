@@ -219,12 +219,12 @@ class HttpBackend:
                     finished = finished or ev.ChoiceDone in map(type, events)
                     if finished and streamed and request.n == 1:
                         answer.end_within(END_WITHIN_S)
-            except (BackendUnavailable, BackendTimeout) as lost:
+            except (BackendUnavailable, BackendTimeout):
                 if not streamed or request.n > 1:  # choices that never began would not be missed
                     raise
                 last = _last_events(decoder)
                 if last is None:
-                    raise lost from None
+                    raise
                 yield last
                 return
             yield self._clean(decoder.close())

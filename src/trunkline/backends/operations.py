@@ -154,6 +154,7 @@ class HttpOperations:
         except BackendError as error:
             raise self._cleaned(error) from None
         finally:
+            tee.failure = None  # it holds this frame, once it is raised
             if whole:
                 await answer.finish()
             else:

@@ -2,7 +2,8 @@
 
 HTTP/1.1 on asyncio's transports and httptools' parser, and nothing that a relay does not need: no redirects, no cookies, no
 sessions. The parts are `upstream_connection`, `upstream_pool` and `upstream_dial`; here they are put together, and here what goes
-wrong becomes the errors that the layers above know.
+wrong becomes the errors that the layers above know. They are raised where they are made: one that a local of a frame holds holds
+that frame, with the request's body in it, until the garbage collector finds the two.
 
 Clients read the messages of errors, so these name the backend. Its address and the system's own words are for the log.
 """
@@ -124,8 +125,7 @@ class Answer:
         except Silent:
             raise self._asked.failed(BackendTimeout(self._silence(connection))) from None
         except (Lost, Malformed) as error:
-            broken = BackendUnavailable(f"{self._asked.name} broke off its answer")
-            raise self._asked.failed(broken, error) from None
+            raise self._asked.failed(BackendUnavailable(f"{self._asked.name} broke off its answer"), error) from None
         if connection.complete:
             self._connection = None
             self._pool.release(connection)
@@ -149,8 +149,9 @@ class Answer:
                     return b""
                 self._unpacked = self._unpacking.feed(data)
         except Undecodable as error:
-            packed = BackendProtocolError(f"{self._asked.name} packed its answer in a way that cannot be read")
-            raise self._asked.failed(packed, error) from None
+            raise self._asked.failed(
+                BackendProtocolError(f"{self._asked.name} packed its answer in a way that cannot be read"), error
+            ) from None
 
 
 class Upstream:
@@ -206,16 +207,17 @@ class Upstream:
         try:
             return Answer(await self._exchange(pool, head, body), pool, asked)
         except (Silent, TimeoutError):
-            silent = BackendTimeout(f"{self.name} did not begin to answer within {self._first_byte_timeout_s:g} s")
-            raise asked.failed(silent) from None
+            raise asked.failed(
+                BackendTimeout(f"{self.name} did not begin to answer within {self._first_byte_timeout_s:g} s")
+            ) from None
         except ConnectTimeout:
-            away = BackendUnavailable(f"{self.name} did not accept a connection within {self._connect_timeout_s:g} s")
-            raise asked.failed(away) from None
+            raise asked.failed(
+                BackendUnavailable(f"{self.name} did not accept a connection within {self._connect_timeout_s:g} s")
+            ) from None
         except Malformed as error:
             raise asked.failed(BackendProtocolError(f"{self.name} answered with what is not HTTP"), error) from None
         except (NotConnected, Lost) as error:
-            away = BackendUnavailable(f"{self.name} cannot be reached: {error.reason}")
-            raise asked.failed(away, error) from None
+            raise asked.failed(BackendUnavailable(f"{self.name} cannot be reached: {error.reason}"), error) from None
 
     async def _exchange(self, pool: Pool, head: bytes, body: Body | None) -> Connection:
         """A connection that has the head of an answer. Its slot is given back if there is none."""

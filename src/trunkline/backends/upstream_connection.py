@@ -41,6 +41,10 @@ class Lost(Exception):
             return "it closed the connection without an answer"
         return why(self.cause)
 
+    def again(self) -> "Lost":
+        """The same, to be raised: the connection keeps its own, and one that was raised holds the frames it went through."""
+        return Lost(self.cause)
+
 
 def why(error: Exception) -> str:
     """The system's reason for having no connection, without the address that such errors quote."""
@@ -57,6 +61,9 @@ def why(error: Exception) -> str:
 
 class Malformed(Exception):
     """What came is not HTTP, or more of it than anybody would mean."""
+
+    def again(self) -> "Malformed":
+        return Malformed(str(self))
 
 
 class Silent(Exception):
@@ -102,7 +109,7 @@ class Connection(asyncio.Protocol):
         parser = self._parser = httptools.HttpResponseParser(self)
         # RFC 9112, 2.2 lets a reader take a bare LF for a line's end; small servers send such heads. Some pad chunk sizes.
         parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True)
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bool] | None = None  # whether it came in time
         self._wanted = 0  # bytes of the body for which the waiter is woken; with 0 it waits for the head
         self._deadline_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -167,7 +174,7 @@ class Connection(asyncio.Protocol):
             await self._send((body,) if isinstance(body, bytes) else body, deadline_s)
         while not self._head_done:
             if self._failure is not None:
-                raise self._failure
+                raise self._failure.again()
             await self._wait(0, deadline_s)
 
     async def receive(self, at_least: int = 1) -> bytes:
@@ -179,7 +186,7 @@ class Connection(asyncio.Protocol):
             if self._failure is not None:
                 if self._size:
                     break
-                raise self._failure
+                raise self._failure.again()
             self._read_on()
             await self._wait(at_least, self._loop.time() + self.allowed_s)
         pieces = self._pieces
@@ -220,13 +227,15 @@ class Connection(asyncio.Protocol):
         self._set_deadline(deadline_s)
         waiter = self._waiter = self._loop.create_future()
         try:
-            await waiter
+            in_time = await waiter
         finally:
             self._waiter = None
+        if not in_time:
+            raise Silent
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            self._waiter.set_result(True)
 
     def _set_deadline(self, deadline_s: float) -> None:
         self._deadline_s = deadline_s
@@ -246,7 +255,7 @@ class Connection(asyncio.Protocol):
         elif self._resting:
             self.abort()
         elif waiter is not None:
-            waiter.set_exception(Silent())
+            waiter.set_result(False)
 
     # What the transport does
 

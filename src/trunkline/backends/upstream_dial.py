@@ -131,7 +131,7 @@ async def first_connected(addresses: Sequence[Address]) -> socket.socket:
     if len(addresses) == 1:
         return await _connect(*addresses[0])
     left, trials, winner = list(addresses), set[asyncio.Task[socket.socket]](), None
-    refused: OSError = ConnectionError("there is no address")
+    refused: tuple[object, ...] = ("there is no address",)  # not the error: whose traceback would hold it
     try:
         while winner is None and (left or trials):
             if left:
@@ -147,7 +147,7 @@ async def first_connected(addresses: Sequence[Address]) -> socket.socket:
                 if not isinstance(error, OSError):
                     raise error
                 trials.discard(trial)
-                refused = error
+                refused = error.args
     finally:
         if winner is not None:
             trials.discard(winner)
@@ -157,7 +157,7 @@ async def first_connected(addresses: Sequence[Address]) -> socket.socket:
             if isinstance(other, socket.socket):
                 other.close()
     if winner is None:
-        raise refused
+        raise OSError(*refused)
     return winner.result()
 
 

@@ -58,28 +58,31 @@ class Failover:
         if able is not None:
             steps = able(steps)
         failure: TrunklineError | None = None
-        for position, step in enumerate(steps):
-            last = position == len(steps) - 1
-            try:
-                return await self._from_step(
-                    call, step, prepare, ask, operation=operation, fallback=step.fallback or position > 0, last=last
-                )
-            except RequestError as error:
-                if position == 0 and not isinstance(error, RateLimited):
-                    raise
-                # A full queue says more than an endpoint that is out.
-                failure = error if failure is None or isinstance(error, RateLimited) else failure
-            except TrunklineError as error:
-                if not error.retryable:
-                    raise
-                failure = error
-            if not last:
-                logger.warning(
-                    "backend %s failed before any content, trying the next: %s",
-                    step.first.endpoint.backend_name,
-                    failure.message,
-                )
-        raise failure or NotFound(f"model {model!r} has no route", param="model")
+        try:
+            for position, step in enumerate(steps):
+                last = position == len(steps) - 1
+                try:
+                    return await self._from_step(
+                        call, step, prepare, ask, operation=operation, fallback=step.fallback or position > 0, last=last
+                    )
+                except RequestError as error:
+                    if position == 0 and not isinstance(error, RateLimited):
+                        raise
+                    # A full queue says more than an endpoint that is out.
+                    failure = error if failure is None or isinstance(error, RateLimited) else failure
+                except TrunklineError as error:
+                    if not error.retryable:
+                        raise
+                    failure = error
+                if not last:
+                    logger.warning(
+                        "backend %s failed before any content, trying the next: %s",
+                        step.first.endpoint.backend_name,
+                        failure.message,
+                    )
+            raise failure or NotFound(f"model {model!r} has no route", param="model")
+        finally:
+            failure = None  # its traceback holds this frame, and with it the request's body
 
     async def _from_step(
         self,
@@ -161,8 +164,11 @@ def _prepared(call: Call, step: Step, prepare: Prepare) -> Mapping[str, Prepared
                 prepared[name] = prepare(call, candidate.endpoint)
             except RequestError as refusal:
                 refused[name] = refusal
-    if not prepared:
-        raise next(iter(refused.values()))
+    try:
+        if not prepared:
+            raise next(iter(refused.values()))
+    finally:
+        refused.clear()  # their tracebacks hold this frame
     return prepared
 
 

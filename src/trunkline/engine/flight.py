@@ -93,6 +93,7 @@ class Flight:
         self._told = False  # whoever keeps it
         self._ended = False  # the terminal event has come
         self._over = False  # and the backend has been closed, or it failed
+        self._failure: TrunklineError | None = None
         self._grown = asyncio.Event()
         self.batches: list[EventBatch] = []
         self.task = asyncio.create_task(self._fly(), name="shared answer")
@@ -116,6 +117,8 @@ class Flight:
             if self._over:
                 if self.task.cancelled():
                     raise BackendUnavailable("the server is shutting down", code="server_shutting_down")
+                if self._failure is not None:
+                    raise self._failure.again()
                 await self.task
                 return False
             await self._grown.wait()
@@ -163,12 +166,15 @@ class Flight:
                         break
             finally:
                 await source.aclose()
+        except TrunklineError as error:
+            self._failure = error.again()
         finally:
             await self._tell_nothing_comes()
             self._over = True
             if self._left:
                 self._tell_alone(self.outcome)
             self.tell()
+            del self._ask, self._tell_end  # what they know holds this flight, and the request's body
 
     async def _end(self, batch: EventBatch, recorder: Recorder) -> EventBatch:
         self._told = True

@@ -189,7 +189,10 @@ class Idempotency:
                     return kept.answer_id, "replayed"
                 one, how = self._create(place, key, create), "made"
             assert isinstance(one, _Creating), "what is asked in the background is asked by another body"
-        return await asyncio.shield(one.task), "made" if how == "made" else "joined"
+        try:
+            return await asyncio.shield(one.task), "made" if how == "made" else "joined"
+        finally:
+            del one  # its task holds its error, whose traceback holds this frame
 
     async def _look(self, place: Place) -> contextlib.ExitStack:
         """One at a time looks whether there is something. What ends meanwhile is stored before it is gone from here."""

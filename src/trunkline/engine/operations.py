@@ -38,18 +38,18 @@ class Performed:
         await self._attempt.aclose()
 
 
-def failure_in(batch: RelayBatch) -> TurnFailure | None:
+def check(batch: RelayBatch) -> None:
+    """Raises the failure with which an answer ends."""
     last = batch.events[-1] if batch.events else None
-    return TurnFailure(last.error) if isinstance(last, ev.TurnFailed) else None
+    if isinstance(last, ev.TurnFailed):
+        raise TurnFailure(last.error)
 
 
 async def whole_of(answer: Performed) -> bytes:
     """All of its bytes. Raises what ended it too early."""
     pieces = []
     async for batch in answer.batches():
-        failure = failure_in(batch)
-        if failure is not None:
-            raise failure
+        check(batch)
         pieces.append(batch.data)
     return b"".join(pieces)
 

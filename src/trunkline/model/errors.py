@@ -31,7 +31,7 @@ message. `ErrorInfo` is the error as a value: events carry it, surfaces render i
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
@@ -73,6 +73,12 @@ class TrunklineError(Exception):
         self.code = code or self.default_code
         self.param = param
         self.retry_after_s = retry_after_s
+
+    def again(self) -> Self:
+        """The same without a past, for what is raised to several: a traceback holds all the frames it went through."""
+        same = type(self).__new__(type(self), *self.args)
+        same.__dict__.update(self.__dict__)
+        return same
 
     def info(self) -> ErrorInfo:
         return ErrorInfo(

@@ -125,7 +125,11 @@ class Router:
             try:
                 steps = (await self._discovered(model),)
             except ModelNotFound as error:
-                steps = await self._instead(model, error)
+                instead = await self._instead(model)
+                if instead is None:
+                    error.status = self._unknown_status
+                    raise
+                steps = await self.resolve(instead)
         short = len(model) <= MAX_CHARACTERS  # any text may be a name, where an endpoint decides itself
         if short and len(self._resolved) < REMEMBERED and self._version == self._catalog.version:
             self._resolved[model] = steps
@@ -244,15 +248,14 @@ class Router:
             raise await self.unknown(model)
         return Step(tuple(offering))
 
-    async def _instead(self, model: str, error: ModelNotFound) -> tuple[Step, ...]:
-        """Who answers to a name that nobody has, where that is the default or first model. Raises the error where it is not."""
+    async def _instead(self, model: str) -> str | None:
+        """Who answers to a name that nobody has, where that is the default or first model."""
         if self._choice == "any" or (self._choice == "first" and model == ANYBODY):
             listed = next((info.id for info in await self.models()), model)
             first = listed if self._default_model in (None, model) else self._default_model
             if first != model:
-                return await self.resolve(first)
-        error.status = self._unknown_status
-        raise error
+                return first
+        return None
 
     async def unknown(self, model: str) -> ModelNotFound:
         """The error for a name that nobody offers; it lists what there is."""

@@ -119,7 +119,11 @@ class Channel:
         """The next batch; an empty one after the last. Raises what the producer ended with."""
         while not self._events:
             if self._error is not None:
-                raise self._error
+                error, self._error = self._error, None
+                try:
+                    raise error
+                finally:
+                    del error  # its traceback holds this frame
             if self._ended:
                 return []
             self._reader = self._loop.create_future()

@@ -62,8 +62,7 @@ class Run:
             async with self._files():
                 await self._answered()
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if _is_cancelled():
                 self.channel.end()
                 raise
             self._end(self._failed(error))
@@ -86,7 +85,7 @@ class Run:
 
     def _end(self, error: TrunklineError) -> None:
         self.channel.finish(self._answer.cut, None)
-        self.channel.end(error)
+        self.channel.end(error.again())  # the frames that this one went through hold the channel
 
     @contextlib.asynccontextmanager
     async def _files(self) -> AsyncIterator[None]:
@@ -115,7 +114,7 @@ class Run:
                 self.channel.finish(self._ended, None)
             case _:
                 if self._voice.broken is not None:
-                    raise self._voice.broken
+                    raise self._voice.broken.again()
                 self.channel.finish(self._result, value)
 
     def _ended(self, _: None) -> list[Event]:
@@ -154,12 +153,14 @@ class Run:
     async def _in_thread(self, call: Callable[[], object], *, over: Callable[[], None] = lambda: None) -> object:
         """What the call gives. `over` is called on the loop, once, when the thread has returned or will never begin."""
         loop = asyncio.get_running_loop()
-        outcome: asyncio.Future[tuple[object, BaseException | None]] = loop.create_future()
+        settled: asyncio.Future[None] = loop.create_future()
+        outcome: list[tuple[object, BaseException | None]] = []
 
         def settle(value: object, error: BaseException | None) -> None:
             over()
-            if not outcome.done():
-                outcome.set_result((value, error))
+            if not settled.done():
+                outcome.append((value, error))
+                settled.set_result(None)
             elif error is not None:
                 self._failed(error)  # nobody is left to tell: the log
 
@@ -174,6 +175,8 @@ class Run:
                 loop.call_soon_threadsafe(settle, value, failure)
             except RuntimeError:
                 _log.warning("agent returned after the server's end: agent=%s", self._name)
+            finally:
+                failure = None  # its traceback holds this frame
 
         try:
             job = self._threads.submit(work)
@@ -181,7 +184,7 @@ class Run:
             over()
             raise
         try:
-            value, error = await outcome
+            await settled
         except asyncio.CancelledError:
             self._threads.abandon(job)
             if not job.taken:
@@ -189,9 +192,13 @@ class Run:
             elif not job.done.is_set():
                 loop.call_later(self._lost_after_s, self._report_lost, job)
             raise
-        if error is not None:
-            raise error
-        return value
+        value, error = outcome.pop()
+        try:
+            if error is not None:
+                raise error
+            return value
+        finally:
+            del error  # its traceback holds this frame
 
     def _called_in_thread(self) -> object:
         value = self._form.call(self._turn, self._voice)
@@ -225,6 +232,12 @@ class Run:
                 "another thread has its place; let long calls look at turn.cancelled",
                 self._name, self._turn.request_id, self._lost_after_s,
             )  # fmt: skip
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody outside wants this task to end. The task keeps its cancellation, so no frame of that may keep the task."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _awaited(value: object) -> object:

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from trunkline.dialects.codec import EVENT_STREAM, Framing
 from trunkline.engine.call import Call
-from trunkline.engine.operations import OperationGateway, Performed, failure_in, whole_of
+from trunkline.engine.operations import OperationGateway, Performed, check, whole_of
 from trunkline.model import events as ev
 from trunkline.model.errors import BackendProtocolError, BackendUnavailable, TrunklineError
 from trunkline.model.ids import new_id
@@ -152,11 +152,9 @@ class Perform:
 
 async def _pass_on(answer: Performed, stream: ClientStream) -> None:
     async for batch in answer.batches():
-        failure = failure_in(batch)
         if batch.data:
             await stream.write(batch.data)
-        if failure is not None:
-            raise failure
+        check(batch)
     await stream.end(b"")
 
 
