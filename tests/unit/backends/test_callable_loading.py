@@ -117,7 +117,18 @@ def test_a_missing_attribute_lists_what_the_module_has(tmp_path: Path) -> None:
     [
         (
             "\n\nimport tl_no_such\n",
-            "cannot import agent tl_bad.py:3: ModuleNotFoundError: No module named 'tl_no_such'",
+            (
+                "cannot import agent tl_bad.py:3: ModuleNotFoundError: No module named 'tl_no_such'; "
+                f"if it is in a package, install that: {sys.executable} -m pip install tl-no-such"
+            ),
+        ),
+        (
+            "import json.tl_no_such\n",
+            "cannot import agent tl_bad.py:1: ModuleNotFoundError: No module named 'json.tl_no_such'",
+        ),
+        (
+            "raise ModuleNotFoundError('not there')\n",
+            "cannot import agent tl_bad.py:1: ModuleNotFoundError: not there",
         ),
         ("x = 1\nraise ValueError('no key set')\n", "cannot import agent tl_bad.py:2: ValueError: no key set"),
         ("def agent(turn)\n    pass\n", "cannot import agent tl_bad.py:1: SyntaxError: expected ':'"),
@@ -133,6 +144,7 @@ def test_a_failing_import_names_the_authors_line(source: str, message: str, tmp_
     (tmp_path / "tl_bad.py").write_text(source)
     (tmp_path / "tl_worse.py").write_text("\nraise RuntimeError('deep down')\n")
     assert refused("tl_bad.py:agent", tmp_path).startswith(message)
+    assert ("pip install" in refused("tl_bad.py:agent", tmp_path)) == ("pip install" in message)
     assert "tl_bad" not in sys.modules
     assert refused("tl_bad:agent", tmp_path).startswith(message.replace("tl_bad.py:agent", "tl_bad"))
 

@@ -152,7 +152,16 @@ def _relative(filename: str, folder: Path) -> str:
 
 def _what(error: BaseException) -> str:
     text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return what + _remedy(error.name) if isinstance(error, ModuleNotFoundError) else what
+
+
+def _remedy(module: str | None) -> str:
+    """How to get a module that is nowhere. Which Python serves is not obvious: `make` has one of its own."""
+    if not module or "." in module:  # part of a package that is there
+        return ""
+    package = module.replace("_", "-")
+    return f"; if it is in a package, install that: {sys.executable} -m pip install {package}"
 
 
 def _may_be_agent(value: object) -> bool:
