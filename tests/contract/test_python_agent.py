@@ -792,6 +792,23 @@ class Uncallable:
         (Messageless, "has a run_conversation() that does not accept 'user_message' by name"),
         (Uncallable(), "has a run_conversation that cannot be called"),
         (42, "is int; expected a function that takes the turn"),
+        (42, "or an object with run_conversation() or process_direct()"),
+        (
+            type("Compiled", (type("CompiledStateGraph", (), {"__module__": "langgraph.graph.state"}),), {})(),
+            "is Compiled of langgraph: from trunkline.adapters.langgraph import as_agent; agent = as_agent(...)",
+        ),
+        (
+            type("Agent", (), {"__module__": "agents.agent"})(),
+            "is Agent of openai-agents: from trunkline.adapters.openai_agents import as_agent; agent = as_agent(...)",
+        ),
+        (
+            type("Agent", (), {"__module__": "pydantic_ai.agent"})(),
+            "is Agent of pydantic-ai: from trunkline.adapters.pydantic_ai import as_agent; agent = as_agent(...)",
+        ),
+        (
+            type("Agent", (), {"__module__": "agents.mine"})(),
+            "is Agent; expected a function",
+        ),
         (lambda: "x", "takes (); expected a function that takes the turn"),
         (lambda turn, memory: "x", "takes (turn, memory); expected a function that takes the turn"),
     ],

@@ -14,7 +14,16 @@ from trunkline.ports.backend import PartKind
 AgentFunction: TypeAlias = Callable[[Turn], object]
 
 EVERY_PART: frozenset[PartKind] = frozenset({"text", "refusal", "image", "audio", "file"})
-_WANTED = "expected a function that takes the turn: async generator, coroutine, generator or plain"
+_WANTED = (
+    "expected a function that takes the turn: async generator, coroutine, generator or plain; "
+    "or an object with run_conversation() or process_direct()"
+)
+_ADAPTED = {
+    ("langgraph.", "CompiledStateGraph"): ("langgraph", "langgraph"),
+    ("agents.agent.", "Agent"): ("openai-agents", "openai_agents"),
+    ("pydantic_ai.", "Agent"): ("pydantic-ai", "pydantic_ai"),
+}
+"""Whose agents need an adapter, by the beginning of their class's module and its name: the framework, the adapter."""
 
 
 class FunctionForm:
@@ -43,9 +52,18 @@ def form_of(found: object, name: str) -> Form:
     if made is not None:
         return _factory_form(found, made, name)
     if not callable(found):
-        raise ConfigError(f"agent {name!r} is {type(found).__name__}; {_WANTED}")
+        raise ConfigError(f"agent {name!r} is {type(found).__name__}{_adapter_for(found) or f'; {_WANTED}'}")
     _check_takes_turn(found, name, Turn())
     return FunctionForm(cast(AgentFunction, found))
+
+
+def _adapter_for(found: object) -> str:
+    """Where an agent of another framework is made one of ours, told by its class's name: the framework is not imported here."""
+    for made in type(found).__mro__:
+        for (module, name), (framework, adapter) in _ADAPTED.items():
+            if made.__name__ == name and f"{made.__module__}.".startswith(module):
+                return f" of {framework}: from trunkline.adapters.{adapter} import as_agent; agent = as_agent(...)"
+    return ""
 
 
 def _factory_form(found: object, made: type, name: str) -> Form:
