@@ -68,6 +68,19 @@ def test_an_only_agent_is_shown_as_the_profile_calls_it(tmp_path: Path) -> None:
     assert ended.stdout.splitlines()[1].split() == ["nanobot", "support", "python", "support_bot.py:agent"]
 
 
+def test_an_endpoint_that_may_lack_a_path_is_named(tmp_path: Path) -> None:
+    backend = (
+        '[backends.{}]\ntype = "http"\nendpoints = ["http://127.0.0.1:9/v1", "http://u:hunter2@127.0.0.1:8{}"]\n{}'
+    )
+    write(tmp_path, backend.format("gpu", "/", "") + backend.format("old", "", 'dialect = "ollama_chat"'))
+    lines = run("check", "trunkline.toml", cwd=tmp_path).stdout.splitlines()
+    assert lines[-3:-1] == [
+        "",
+        "backends.gpu.endpoints[1]: 'http://127.0.0.1:8/' has no path; often a base URL ends in /v1",
+    ]
+    assert lines[-1].startswith("trunkline.toml is fine")
+
+
 def test_a_cache_that_could_not_compare_meanings_is_found(tmp_path: Path) -> None:
     write(tmp_path, '[cache]\nsemantic = true\nembedding_model = "nowhere"\n[backends.demo]\ntype = "scripted"\n')
     ended = run("check", "trunkline.toml", cwd=tmp_path)

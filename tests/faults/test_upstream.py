@@ -209,6 +209,10 @@ async def test_an_address_that_the_upstream_repeats_stays_with_us(
             b'{"error":{"message":"no such route","type":"invalid_request_error","code":"not_found"}}',
             "application/json",
         ),
+        (
+            b'{"error":{"message":"unknown route POST /chat/completions; see GET /v1/models","code":"not_found"}}',
+            "application/json",
+        ),
     ],
 )
 async def test_a_base_url_that_may_be_wrong_is_named(
@@ -219,6 +223,14 @@ async def test_a_base_url_that_may_be_wrong_is_named(
     assert reply.status == 404
     assert "backend 'up' answered 404 to POST /chat/completions" in reply.error["message"]
     assert "often it ends in /v1" in reply.error["message"]
+
+
+async def test_a_base_url_whose_list_of_models_is_missing_is_named(upstream: FakeUpstream, serve: Serve) -> None:
+    upstream.models = [answer(b"404 page not found", status="404 Not Found", kind="text/plain")]
+    async with serve(f'[backends.up]\ntype = "http"\nendpoints = ["{upstream.url}"]\n') as server:
+        ready = await server.get("/health/ready")
+        assert "backend 'up' answered 404 to GET /models" in ready.body.decode()
+        assert "often it ends in /v1" in ready.body.decode()
 
 
 async def test_json_for_a_stream_request_is_streamed(upstream: FakeUpstream, server: Serving) -> None:

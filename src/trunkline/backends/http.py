@@ -44,6 +44,8 @@ logger = logging.getLogger("trunkline.http")
 _PARTS: frozenset[PartKind] = frozenset({"text", "refusal", "image", "audio", "file"})
 _PASSED_PREFIXES = ("x-ratelimit-", "openai-")
 _SECONDS = re.compile("[0-9]{1,9}")
+_A_MODEL = re.compile(r"(?<![/\w])model", re.IGNORECASE)
+"""In a sentence, not in a path such as /v1/models."""
 _SAYS_NOTHING = (None, "not_found", BackendRejected.default_code)
 """Codes of a 404 that may be about the path."""
 MAX_ERROR_BYTES = 65_536
@@ -108,7 +110,10 @@ class HttpBackend:
         finally:
             answer.close()
         if answer.status != 200:
-            raise self._refused(answer.status, body)
+            refused = self._refused(answer.status, body)
+            if answer.status == 404:
+                refused.message = self._missing("GET", self._dialect.models_path, 404, refused)
+            raise refused
         models = self._dialect.read_models(body, self._upstream.name)
         if self._settings.vendor is None and self._dialect.vendor is None:
             self._vendor = guessed(models, server=answer.header("Server"), host=self._host)
@@ -265,10 +270,7 @@ class HttpBackend:
             )
         error = refusal(self._refused(answer.status, body))
         if answer.status in (404, 405) and error.code in _SAYS_NOTHING and not _is_about_model(error):
-            message = (
-                f"{self._upstream.name} answered {answer.status} to POST {self._dialect.path} ({error.message}); "
-                f"{self._dialect.missing}"
-            )
+            message = self._missing("POST", self._dialect.path, answer.status, error)
             if not self._dialect.everywhere:
                 return BackendUnavailable(message)
             error.message = message
@@ -285,6 +287,9 @@ class HttpBackend:
         if status == 401:  # its text is not shown: it may hold a part of the key
             error.message = f"{self._upstream.name} refused this server's API key"
         return error
+
+    def _missing(self, method: str, path: str, status: int, error: BackendError) -> str:
+        return f"{self._upstream.name} answered {status} to {method} {path} ({error.message}); {self._dialect.missing}"
 
     def _cleaned(self, error: BackendError) -> BackendError:
         """The error without our key and the server's address, which some servers repeat."""
@@ -312,7 +317,9 @@ def _last_events(decoder: Decoder) -> EventBatch | None:
 
 
 def _is_about_model(error: BackendError) -> bool:
-    return error.code == "model_not_found" or error.param == "model" or "model" in error.message.lower()
+    if error.code == "model_not_found" or error.param == "model":
+        return True
+    return _A_MODEL.search(error.message) is not None
 
 
 async def _leave(answer: Answer, *, whole: bool) -> None:

@@ -12,7 +12,7 @@ from typing import assert_never
 from trunkline.assembly import build_endpoints
 from trunkline.cli.model_names import agent_name, with_model_names
 from trunkline.cli.output import Output, Style, table
-from trunkline.config.checks import static_models, unlisted_backends, without_password
+from trunkline.config.checks import doubts, static_models, unlisted_backends, without_password
 from trunkline.config.load import load_config
 from trunkline.config.schema import Backend, Config, EmbeddedSettings, HttpSettings, PythonSettings, ScriptedSettings
 from trunkline.config.store_url import store_file
@@ -37,6 +37,8 @@ def check(path: Path, *, environ: Mapping[str, str], output: Output) -> None:
     for row in rows:
         output.line(row)
     output.line()
+    for doubt in doubts(config):
+        output.line(f"{doubt.key}: {doubt.message}")
     output.line(f"{path} is fine: {_summary(config)}")
 
 

@@ -166,6 +166,18 @@ def _endpoints(settings: HttpSettings, *, path: str) -> Iterator[Problem]:
         places.add(place)
 
 
+def doubts(config: Config) -> Iterator[Problem]:
+    """What may be right, but seldom is."""
+    for name, settings in config.backends.items():
+        if isinstance(settings, HttpSettings) and settings.dialect != "ollama_chat":
+            for index, url in enumerate(settings.endpoints):
+                if not urlsplit(url).path.strip("/"):
+                    yield Problem(
+                        f"{join('backends', name)}.endpoints[{index}]",
+                        f"{without_password(url)!r} has no path; often a base URL ends in /v1",
+                    )
+
+
 def _place(parts: SplitResult) -> object:
     """Where a URL leads, however it is spelled. Who asks is no part of it: an endpoint is named by its place."""
     usual = _PORTS.get(parts.scheme)
