@@ -64,18 +64,18 @@ class Questions:
         if isinstance(answer, str):
             return answer
         self._open.add(answer)
+        choice = DENY
         try:
             self._channel.put(self._answer.note, ev.ApprovalRequested(call_id, tool, text, choices))
             choice = await answer
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                raise
-            return DENY  # the turn is over
+                raise  # the agent gives up its question, or the turn is over
         finally:
             self._open.discard(answer)
             answer.cancel()
-        self._channel.put(self._answer.note, ev.ApprovalResolved(call_id, choice))
+            self._channel.put(self._answer.note, ev.ApprovalResolved(call_id, choice))
         return choice
 
 
