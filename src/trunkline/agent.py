@@ -9,8 +9,8 @@ about servers or wire formats, so an agent can be tested by calling it with `Tur
 guide.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from typing import Literal, NotRequired, TypeAlias, TypedDict
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from typing import Any, Literal, NoReturn, NotRequired, TypeAlias, TypedDict, cast
 
 import msgspec
 
@@ -107,8 +107,11 @@ Attachment = ImagePart | AudioPart | FilePart
 CHOICES = ("once", "session", "always", "deny")
 
 
-class Choice(str):
-    """What was chosen. `turn.approve` gives it at once in a thread; on the event loop it has to be awaited."""
+class Choice(str, Coroutine[object, None, str]):
+    """What was chosen. `turn.approve` gives it at once in a thread; on the event loop it has to be awaited.
+
+    A test whose `ask` answers at once gets one there as well, so it can be awaited in every way a coroutine can.
+    """
 
     __slots__ = ()
 
@@ -116,25 +119,59 @@ class Choice(str):
         yield from ()
         return str.__str__(self)
 
+    def send(self, value: None) -> object:
+        raise StopIteration(str.__str__(self))
 
-class _Unanswered(Choice):
-    """A choice still to come. Whoever compares it instead of awaiting it would take every answer for a yes: that fails."""
+    def throw(self, *error: Any) -> object:
+        return super().throw(*error)
 
-    waiting: Awaitable[str]
+    def close(self) -> None:
+        """There is nothing under way."""
+
+
+class _Unanswered(Coroutine[object, None, str]):
+    """A choice still to come. It can be awaited, gathered and made a task of, and everything else fails: it is no string, so none
+    of a string's methods answers, and comparing it is an error, because what is not equal to "deny" would be taken for a yes.
+    """
+
+    __slots__ = ("_answer",)
+
+    def __init__(self, answer: Awaitable[str]) -> None:
+        self._answer = answer if isinstance(answer, Coroutine) else _awaited(answer)
 
     def __await__(self) -> Generator[object, None, str]:
-        return (yield from self.waiting.__await__())
+        return self._answer.__await__()
 
-    def _early(self, *_: object) -> bool:
-        raise TypeError("turn.approve(...) has to be awaited: nobody has answered yet")
+    def send(self, value: None) -> object:
+        return self._answer.send(value)
 
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __bool__ = _early
+    def throw(self, *error: Any) -> object:
+        return self._answer.throw(*error)
+
+    def close(self) -> None:
+        self._answer.close()
+
+    def _early(self, *_: object) -> NoReturn:
+        raise TypeError(_EARLY)
+
+    __bool__ = __str__ = _early
+
+    def __eq__(self, other: object) -> bool:
+        return self is other if isinstance(other, _Unanswered) else self._early()
 
     def __hash__(self) -> int:
-        return hash(self._early())
+        """For `asyncio.gather`. It is that of "deny": whoever looks for this in a set that denies has it compared, which fails."""
+        return hash("deny")
 
-    def __str__(self) -> str:
-        return str(self._early())
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(_EARLY)
+
+
+_EARLY = "turn.approve(...) has to be awaited: nobody has answered yet"
+
+
+async def _awaited(answer: Awaitable[str]) -> str:
+    return await answer
 
 
 Ask = Callable[[str, str, tuple[str, ...]], str | Awaitable[str]]
@@ -197,12 +234,10 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
         `await` it in an async agent. In a thread, where synchronous agents run, it waits by itself.
         """
+        if isinstance(choices, str):
+            raise TypeError(f"turn.approve needs choices as a list of strings, got {choices!r}")
         answer = self.ask(tool, text, tuple(choices))
-        if isinstance(answer, str):
-            return Choice(answer)
-        unanswered = _Unanswered()
-        unanswered.waiting = answer
-        return unanswered
+        return Choice(answer) if isinstance(answer, str) else cast("Choice", _Unanswered(answer))
 
 
 Output = str | Reasoning | ToolStarted | ToolFinished | FunctionCall | Usage | None

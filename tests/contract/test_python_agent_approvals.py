@@ -237,7 +237,7 @@ async def test_choices_may_be_the_agents_own_and_deny_is_always_one() -> None:
 )
 async def test_what_is_no_question_is_named(arguments: tuple[object, ...], message: str) -> None:
     async def agent(turn: Turn) -> str:
-        tool, text, choices = (*arguments, "", ("once",))[:3] if len(arguments) < 3 else arguments
+        tool, text, choices = (arguments + ("", "", ("once",))[len(arguments) :])[:3]
         return await turn.approve(tool, text, choices=choices)  # type: ignore[arg-type]
 
     bot = await asking(agent)
