@@ -72,6 +72,8 @@ BY_FRAMEWORK: dict[str, dict[str, Any]] = {
         "goes on": {"used": [7, 2]},
         "went back": {"used": [4, 2]},
         "another": HELLO,
+        "of a": HELLO,
+        "of a:b": HELLO,
         "derived 1": {"used": [4, 2]},
         "derived 2": {"used": [4, 2]},
         "asked": ["Which city?"],

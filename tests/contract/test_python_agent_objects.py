@@ -459,11 +459,42 @@ async def test_keys_of_the_agents_memory_are_apart_for_each_tenant() -> None:
 
     context = msgspec.structs.replace(pinned_context(session_id="s1", memory_key="m1"), tenant="alice")
     await answer(Agent, context=context)
-    assert Agent.made[0].given[2:] == ("alice:s1", "alice:m1")
-    assert Agent.made[0].called[3] == "alice:s1"
+    assert Agent.made[0].given[2:] == ("@alice:s1", "@alice:m1")
+    assert Agent.made[0].called[3] == "@alice:s1"
     direct = Told(final="x")
     await answer(direct, context=context)
-    assert direct.calls[0]["session_key"] == "alice:s1"
+    assert direct.calls[0]["session_key"] == "@alice:s1"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("default", "alice:s1"), ("alice", "s1")),
+        (("default", "@alice:s1"), ("alice", "s1")),
+        (("default", "@default:s1"), ("default", "s1")),
+        (("a", "b:c"), ("a:b", "c")),
+        (("a%3Ab", "c"), ("a:b", "c")),
+        (("a/b", "c"), ("a%2Fb", "c")),
+        (("default", None), ("alice", None)),
+    ],
+)
+async def test_no_ids_of_two_tenants_are_the_same_memory(
+    one: tuple[str, str | None], other: tuple[str, str | None]
+) -> None:
+    keys: list[set[object]] = []
+    for tenant, key in (one, other):
+
+        class Agent(Hermes):
+            pass
+
+        bare = pinned_context(session_id=key, memory_key=key, request_id="req_1")
+        context = msgspec.structs.replace(bare, tenant=tenant)
+        await answer(Agent, context=context)
+        direct = Told(final="x")
+        await answer(direct, context=context)
+        made = Agent.made[0]
+        keys.append({*made.given[2:], made.called[3], direct.calls[0]["session_key"]} - {None})
+    assert not keys[0] & keys[1]
 
 
 async def test_tools_are_shown_with_their_labels_and_failures_and_not_said() -> None:

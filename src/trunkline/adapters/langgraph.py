@@ -13,6 +13,7 @@ that interrupts itself asks the client in words, and goes on with what the sessi
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from urllib.parse import quote
 
 import msgspec
 from langchain_core.messages import (
@@ -68,7 +69,8 @@ def as_agent(
         named = turn.session_id is not None and not _DERIVED.fullmatch(turn.session_id)
         config = {
             "configurable": {
-                **({"thread_id": f"{turn.tenant}:{turn.session_id}"} if named else {}),
+                # Quoted, the tenant's name has no colon: two pairs are never one thread.
+                **({"thread_id": f"{quote(turn.tenant, safe='')}:{turn.session_id}"} if named else {}),
                 "session_id": turn.session_id,
                 "memory_key": turn.memory_key,
             }

@@ -190,6 +190,10 @@ async def main(framework: str, base_url: str) -> None:
         seen["goes on"] = (await said(agents["remembering"], turn("hello", session_id="s", history=since)))[-1]
         seen["went back"] = (await said(agents["remembering"], turn("hello", session_id="s", history=before)))[-1]
         seen["another"] = await said(agents["remembering"], turn("hello", session_id="t"))
+        for tenant, session_id in (("a", "b:c"), ("a:b", "c")):
+            seen[f"of {tenant}"] = await said(
+                agents["remembering"], turn("hello", session_id=session_id, tenant=tenant)
+            )
         derived = "api-0123456789abcdef"
         for number in (1, 2):
             given = turn("hello", session_id=derived, history=before)

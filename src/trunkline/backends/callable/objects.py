@@ -11,6 +11,7 @@ import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import cast
+from urllib.parse import quote
 
 from trunkline.agent import Turn, Usage
 from trunkline.backends.callable.form import Accepts, Media, accepts, check_makes, is_async, made_class
@@ -78,7 +79,7 @@ class ProcessDirect:
         arguments = self._object.method_takes.of(
             {
                 "content": turn.input,
-                "session_key": _scoped(turn, turn.session_id) or "api:default",
+                "session_key": _scoped(turn, turn.session_id or "api:default"),
                 "channel": "api",
                 "chat_id": "default",
                 "media": list(voice.media) or None,
@@ -143,7 +144,7 @@ class RunConversation:
             {
                 "user_message": user_message(turn.input, turn.attachments),
                 "conversation_history": [dict(message) for message in turn.history],
-                "task_id": session_id or turn.request_id,
+                "task_id": _scoped(turn, turn.session_id or turn.request_id),
                 **(
                     {
                         name: callback
@@ -257,5 +258,11 @@ def _spoken(value: object, usage: object, state: Mapping[str, object]) -> object
 
 
 def _scoped(turn: Turn, key: str | None) -> str | None:
-    """A key of the agent's own memory: what two tenants call the same are two conversations."""
-    return key if key is None or turn.tenant == "default" else f"{turn.tenant}:{key}"
+    """A key of the agent's own memory: what two tenants call the same are two conversations.
+
+    No two pairs of tenant and key become one: a quoted name has no colon, so it ends at the first. The tenant `default` has its keys
+    as they are, but for those that begin as a scoped one does; no session's id does.
+    """
+    if key is None or (turn.tenant == "default" and not key.startswith("@")):
+        return key
+    return f"@{quote(turn.tenant, safe='')}:{key}"
