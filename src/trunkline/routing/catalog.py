@@ -91,9 +91,10 @@ class Catalog:
         listing = self._listings.get(label)
         return listing.models if listing is not None else ()
 
-    def first_error(self) -> BackendError | None:
-        """Why the first endpoint that could not list its models could not, be it that it has not answered yet."""
-        return next((error for label in self._endpoints if (error := self._known(label).error) is not None), None)
+    def first_error(self, *, of_unheard: bool) -> BackendError | None:
+        """Why the first endpoint that could not list its models could not. `of_unheard`: be it that it has not answered yet."""
+        asked = self._endpoints if of_unheard else self._listings
+        return next((error for label in asked if (error := self._known(label).error) is not None), None)
 
     def named(self, label: str, name: str) -> ModelInfo | None:
         """The model that an endpoint lists under exactly this name."""

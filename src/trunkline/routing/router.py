@@ -91,7 +91,7 @@ class Router:
             if len(known) == 1 and self._only_model_answers:
                 return known[0]
             listed = ", ".join(repr(name) for name in known[:LISTED_IN_ERRORS])
-            silent = None if listed else self._catalog.first_error()
+            silent = None if listed else self._catalog.first_error(of_unheard=self._only_model_answers)
             if silent is not None:
                 raise BackendUnavailable(f"no model is known yet: {silent.message}", retry_after_s=silent.retry_after_s)
             raise InvalidParameter(
