@@ -165,7 +165,9 @@ PROFILE_TEXTS = {
     "nomyo": "For clients of nomyo-router, a router in front of Ollama and model servers.\n",
     "hermes": """For clients of the API server of hermes-agent. Its agents are served as they are (see [agents](agents.md)).
 
-    trunkline serve my_agent.py:Agent --profile hermes
+    API_SERVER_KEY=$(openssl rand -hex 32) trunkline serve my_agent.py:Agent --profile hermes
+
+Without a key it serves as well, on this machine alone; a request that names a session is then a 403, as its clients know it.
 
 Better here, and not what its clients trip over:
 
@@ -361,7 +363,7 @@ ROUTE_TEXTS = {
 
 HEADER_TEXTS = {
     "x-request-id": "On every answer: the request's own header of that name, or a new id. The access log has it too.",
-    "x-trunkline-route": "Which backend answered, and under which model name.",
+    "x-trunkline-route": "Which backend answered or failed, and under which model name.",
     "x-trunkline-idempotent": "`joined` or `replayed`, where the [key](idempotency.md) of the request is known.",
     "x-trunkline-cache": "`hit` or `miss`, where the answer may come from the [cache](cache.md).",
     "x-trunkline-warning": "What went wrong beside the answer: a session whose history could not be read, a question that nobody saw.",

@@ -122,8 +122,9 @@ async def test_90_without_a_key_of_the_servers_nobody_chooses(either: Serving, n
     for surface in (chat, ask):
         assert (await surface(either, headers={names.memory: "ann"})).status == 403
         status = 403 if names is HERMES else 200
-        assert (await surface(either, headers={names.session: "mine"})).status == status
-
+        reply = await surface(either, headers={names.session: "mine"})
+        assert reply.status == status
+        assert ("TRUNKLINE_API_KEY or API_SERVER_KEY" in reply.body.decode()) == (names is HERMES)
 
 @BOTH
 @pytest.mark.parametrize("which", ["session", "memory"])

@@ -103,6 +103,7 @@ async def test_each_error_has_its_status_before_content(
     assert (reply.status, reply.error["code"], reply.error["message"]) == (status, code, "said so")
     if kind != "rejected":
         assert reply.headers["retry-after"] == "3"
+    assert reply.headers["x-trunkline-route"] == "talk/scripted"
 
 
 @pytest.mark.parametrize("event", ["", ", as_event = true"], ids=["raised", "as an event"])

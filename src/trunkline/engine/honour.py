@@ -84,7 +84,9 @@ def _ignored_parameters(request: Request, capabilities: Capabilities, *, model: 
         if parameter in capabilities.parameters or parameter in _DONE_HERE:
             continue
         if parameter not in capabilities.hints and parameter not in _ASKS_NOTHING:
-            raise UnsupportedParameter(f"model {model!r} does not support the parameter '{wire}'", param=wire)
+            remedy = capabilities.remedies.get(parameter)
+            message = f"model {model!r} does not support the parameter '{wire}'"
+            raise UnsupportedParameter(f"{message}; {remedy}" if remedy else message, param=wire)
         ignored.append(wire)
     return ignored
 

@@ -69,6 +69,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         parameters: honoured by the backend.
         hints: accepted and ignored; named in `x-trunkline-ignored`.
+        remedies: what would have a parameter honoured that is not, for the message that refuses it.
         forwards_unknown: an HTTP backend of this dialect gets every key the client sent, known or not.
         parts: content part kinds it can read.
         streaming: False answers `stream: true` with 400 (decision 1).
@@ -79,6 +80,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
     parameters: frozenset[str] = frozenset()
     hints: frozenset[str] = frozenset()
+    remedies: Mapping[str, str] = {}
     forwards_unknown: str | None = None
     parts: frozenset[PartKind] = frozenset({"text", "refusal"})
     streaming: bool = True

@@ -7,7 +7,7 @@ from typing import Protocol
 from starlette.types import Send
 
 from trunkline.model.errors import AuthenticationError, ErrorInfo, MethodNotAllowed, TrunklineError
-from trunkline.server.exchange import Exchange, Header
+from trunkline.server.exchange import Exchange, Header, header_text
 from trunkline.server.json_response import send_json
 
 
@@ -30,5 +30,9 @@ async def send_error(error: TrunklineError, exchange: Exchange, encoder: ErrorEn
         headers.append((b"www-authenticate", b"Bearer"))
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", ", ".join(error.allow).encode()))
-    exchange.outcome.error_code = error.code or error.type
+    outcome = exchange.outcome
+    refused_by = outcome.route or outcome.endpoint
+    if refused_by is not None:  # somebody was asked: whose error it is
+        headers.append((b"x-trunkline-route", header_text(refused_by)))
+    outcome.error_code = error.code or error.type
     await send_json(encoder.encode_error(error.info()), send, status=error.status, headers=headers)

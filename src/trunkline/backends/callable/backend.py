@@ -41,6 +41,8 @@ LOST_AFTER_S = 10.0
 _log = logging.getLogger("trunkline.agent")
 
 Found = TypeVar("Found")
+_TOOLS = "an agent that wants its clients' tools has to be configured with client_tools = true"
+_REMEDIES = {"tools": _TOOLS, "tool_choice": _TOOLS}
 
 
 class PythonBackend:
@@ -82,6 +84,7 @@ class PythonBackend:
         return Capabilities(
             parameters=tools if self._settings.client_tools else frozenset(),
             hints=SAMPLING_HINTS | tools if self._ignores_tools else SAMPLING_HINTS,
+            remedies=_REMEDIES,
             parts=EVERY_PART if self._form is None else self._form.parts,
             streaming=self._settings.streaming,
         )
