@@ -260,8 +260,8 @@ def _spoken(value: object, usage: object, state: Mapping[str, object]) -> object
 def _scoped(turn: Turn, key: str | None) -> str | None:
     """A key of the agent's own memory: what two tenants call the same are two conversations.
 
-    No two pairs of tenant and key become one: a quoted name has no colon, so it ends at the first. The tenant `default` has its keys
-    as they are, but for those that begin as a scoped one does; no session's id does.
+    No two pairs of tenant and key become one: a quoted name has no colon, so it ends at the first. The tenant `default` has its
+    keys as they are, but for those that begin as a scoped one does; no session's id does.
     """
     if key is None or (turn.tenant == "default" and not key.startswith("@")):
         return key
