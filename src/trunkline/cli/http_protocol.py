@@ -2,9 +2,10 @@
 that offer an upgrade, and answers in as few writes as they need.
 
 A head is read before anybody has shown a key, so it must not take memory without end. What the parser refuses never reaches the
-application; its answer would otherwise be the only one of this server that is not JSON. And the parser stops behind the head of
-every request with `Upgrade`: one that does not ask for a WebSocket is read again without that header, which a server may ignore
-(RFC 9110, 7.8).
+application; its answer would otherwise be the only one of this server that is not JSON. A client may send requests ahead of their
+answers, and need not read any: those that wait are as few as the ones whose answers fit into its buffers. And the parser stops
+behind the head of every request with `Upgrade`: one that does not ask for a WebSocket is read again without that header, which a
+server may ignore (RFC 9110, 7.8).
 """
 
 import asyncio
@@ -19,6 +20,12 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 1024
+HEAD_TIMEOUT_S = 30.0
+"""A connection's first head may take so long, and each later one from its first byte on."""
+MAX_WAITING = 32
+"""Requests that wait behind the one being answered; while there are more, nothing is read."""
+PIECE_BYTES = 4096
+"""A read with more requests than that is parsed in such pieces."""
 _BODILESS = frozenset({204, 304})
 logger = logging.getLogger("trunkline.cli")
 
@@ -43,6 +50,7 @@ class _Cycle:
         "_protocol",
         "_started",
         "_transport",
+        "_unframed",
         "body",
         "disconnected",
         "keep_alive",
@@ -65,6 +73,7 @@ class _Cycle:
         self.body = b""
         self._started = False
         self._chunked = False
+        self._unframed = False  # the connection's end is the body's
         self._left_bytes = 0  # of a body whose length the head has announced
         self._head = b""  # what waits for the body
         self._fresh = False  # something has come that `receive` has not given yet
@@ -95,7 +104,7 @@ class _Cycle:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._expects_100 = False
         if not self._fresh and not self.disconnected and not self.response_complete:
-            self._flow.resume_reading()
+            self._read_on()
             if self._came is None:
                 self._came = asyncio.Event()
             await self._came.wait()
@@ -104,9 +113,13 @@ class _Cycle:
         self._fresh = False
         if self._came is not None:
             self._came.clear()
-        self._flow.resume_reading()
+        self._read_on()
         body, self.body = self.body, b""
         return {"type": "http.request", "body": body, "more_body": self.more_body}
+
+    def _read_on(self) -> None:
+        if self._flow.read_paused and self._protocol is not None:
+            self._protocol.read_on()
 
     async def send(self, message: ASGISendEvent) -> None:
         if self._flow.write_paused and not self.disconnected:
@@ -128,7 +141,7 @@ class _Cycle:
                 body = b"%x\r\n%b\r\n" % (len(body), body)
             if not more:
                 body += b"0\r\n\r\n"
-        else:
+        elif not self._unframed:
             self._left_bytes -= len(body)
             if self._left_bytes < 0 or (self._left_bytes and not more):
                 raise RuntimeError("the body is not as long as its Content-Length says")
@@ -161,8 +174,11 @@ class _Cycle:
         if length is not None:
             self._left_bytes = int(length)
         elif self.scope["method"] != "HEAD" and status not in _BODILESS:
-            self._chunked = True
-            lines.append(b"transfer-encoding: chunked")
+            if self.scope["http_version"] == "1.0":  # RFC 9112, 6.1: such a client does not know chunks
+                self._unframed = True
+            else:
+                self._chunked = True
+                lines.append(b"transfer-encoding: chunked")
         head = b"\r\n".join([*lines, b"", b""])
         if not head.count(b"\n") == head.count(b"\r") == len(lines) + 1:
             raise RuntimeError("a header of the response has a line break")
@@ -176,14 +192,37 @@ class BoundedHttp(HttpToolsProtocol):
     _head_bytes = 0  # of the head being read; -1 while there is none
     _read_bytes = 0  # of the last read
     _offer: bytes | None = None  # the head of a request whose upgrade is ignored, without it
-    _idle_since_s: float | None = None
-    _idle_timer: asyncio.TimerHandle | None = None
+    _answered: _Cycle | None = None  # whose turn it is
+    _unread = b""  # what has come behind more requests than may wait
+    _due_s: float | None = None  # when the client must have sent its next head
+    _begun = False  # that head
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._expect_head(HEAD_TIMEOUT_S)
 
     def data_received(self, data: bytes) -> None:
+        if self._unread or (len(data) > PIECE_BYTES and data.count(b" HTTP/1.") > MAX_WAITING):
+            self._unread += data
+            self._go_on()
+        else:
+            self._feed(data)
+
+    def _go_on(self) -> None:
+        """Parses what was left unread, until requests wait again."""
+        while self._unread and not self.pipeline and not self.transport.is_closing():
+            piece, self._unread = self._unread[:PIECE_BYTES], self._unread[PIECE_BYTES:]
+            self._feed(piece)
+
+    def read_on(self) -> None:
+        if len(self.pipeline) < MAX_WAITING and not self._unread:
+            self.flow.resume_reading()
+
+    def _feed(self, data: bytes) -> None:
         self._read_bytes = len(data)
         if self._head_bytes >= 0:
             self._head_bytes += len(data)
-        self._idle_since_s = None
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
@@ -192,6 +231,11 @@ class BoundedHttp(HttpToolsProtocol):
             self._upgrade(data[upgrade.args[0] :])
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(431, f"the request's head is larger than the {MAX_HEAD_BYTES} bytes this server accepts")
+        if self._head_bytes <= 0:
+            self._due_s, self._begun = None, False
+        elif not self._begun:
+            self._begun = True
+            self._expect_head(HEAD_TIMEOUT_S)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
@@ -238,6 +282,7 @@ class BoundedHttp(HttpToolsProtocol):
         return len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
 
     def _start(self, cycle: _Cycle) -> None:
+        self._answered = cycle
         task = self.loop.create_task(cycle.run(self.app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
@@ -261,30 +306,48 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
+        self._answered = None
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self.pipeline:
             self._start(self.pipeline.pop()[0])  # type: ignore[arg-type]  # see `cycle`
-            return
-        self._idle_since_s = self.loop.time()
-        if self._idle_timer is None:
-            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_idle)
+        elif self._unread:
+            self._go_on()
+        if not self._begun and not self._answering():
+            self._expect_head(self.timeout_keep_alive)
+        if self.flow.read_paused:
+            self.read_on()
 
-    def _look_idle(self) -> None:
-        """Closes a connection on which nothing has come for long. One timer for all its requests, set anew only when it is over."""
-        self._idle_timer = None
-        if self._idle_since_s is None or self.transport.is_closing():
+    def _expect_head(self, within_s: float) -> None:
+        self._due_s = self.loop.time() + within_s
+        if self._timer is None:
+            self._timer = self.loop.call_later(within_s, self._look)
+
+    def _look(self) -> None:
+        """Closes a connection on which no head has come in time. One timer for all its requests, set anew only when it is over."""
+        self._timer = None
+        if self._due_s is None or self.transport.is_closing():
             return
-        left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
-        if left_s <= 0.001:
-            self.transport.close()
+        left_s = self._due_s - self.loop.time()
+        if left_s > 0.001:
+            self._timer = self.loop.call_later(left_s, self._look)
+        elif self._answered is not None:  # what follows its answer has time
+            self._expect_head(HEAD_TIMEOUT_S)
+        elif self._begun:
+            self._refuse(408, f"the request's head did not arrive within {HEAD_TIMEOUT_S:g} s")
         else:
-            self._idle_timer = self.loop.call_later(left_s, self._look_idle)
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._unread = b""
+        answered, self._answered = self._answered, None
+        if (
+            answered is not None and answered is not self.cycle
+        ):  # others wait behind it; it is theirs that uvicorn tells
+            answered.disconnected = True
+            answered.set()
         super().connection_lost(exc)
 
     def _head_without_upgrade(self, method: bytes) -> bytes:
