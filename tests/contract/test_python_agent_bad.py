@@ -220,3 +220,39 @@ async def test_a_server_outlives_its_agents(tmp_path: Path) -> None:
         assert (empty.status, empty.json()["choices"][0]["message"]["content"]) == (200, "")
         assert len((await served.chat(model="big", stream=True)).text) == 5_000_000
         assert (await served.chat(model="fine")).json()["choices"][0]["message"]["content"] == "fine"
+
+
+async def cancels_itself(turn: Turn) -> AsyncIterator[str]:
+    yield "a"
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+    yield "b"
+
+
+async def cancels_itself_and_returns(turn: Turn) -> str:
+    async for _ in cancels_itself(turn):
+        pass
+    return "never"
+
+
+@pytest.mark.parametrize("agent", [cancels_itself, cancels_itself_and_returns])
+async def test_an_agent_that_cancels_its_own_task_has_failed(agent: object, caplog: pytest.LogCaptureFixture) -> None:
+    backend = await started(agent)
+    with pytest.raises(AgentError, match="CancelledError"):
+        await events_of(backend, request_of("x"))
+    assert "agent raised" in caplog.text
+    await backend.close()
+
+
+async def test_an_agent_that_cancels_its_own_task_too_late_has_answered() -> None:
+    async def agent(turn: Turn) -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return "done"
+
+    backend = await started(agent)
+    assert text_in(await events_of(backend, request_of("x"))) == "done"
+    await backend.close()

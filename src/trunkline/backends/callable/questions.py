@@ -69,14 +69,19 @@ class Questions:
             self._channel.put(self._answer.note, ev.ApprovalRequested(call_id, tool, text, choices))
             choice = await answer
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise  # the agent gives up its question, or the turn is over
+            if _is_cancelled():
+                raise  # the agent gives up its question, or its client has left
         finally:
             self._open.discard(answer)
             answer.cancel()
             self._channel.put(self._answer.note, ev.ApprovalResolved(call_id, choice))
         return choice
+
+
+def _is_cancelled() -> bool:
+    """Whether the task that asks is to end. It keeps its cancellation, so no frame of that may keep the task."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _check(tool: object, text: object, choices: Sequence[object]) -> None:

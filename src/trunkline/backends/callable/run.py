@@ -62,10 +62,10 @@ class Run:
             async with self._files():
                 await self._answered()
         except asyncio.CancelledError as error:
-            if _is_cancelled():
+            if self._turn.cancellation.requested:
                 self.channel.end()
                 raise
-            self._end(self._failed(error))
+            self._end(self._failed(error))  # its own doing
         except (AgentError, AgentIncomplete, BackendUnavailable, Unreadable) as error:
             self._end(error)
         except BaseException as error:  # noqa: BLE001 - the supervisor of a stranger's code; SystemExit would end the server
@@ -232,12 +232,6 @@ class Run:
                 "another thread has its place; let long calls look at turn.cancelled",
                 self._name, self._turn.request_id, self._lost_after_s,
             )  # fmt: skip
-
-
-def _is_cancelled() -> bool:
-    """Whether somebody outside wants this task to end. The task keeps its cancellation, so no frame of that may keep the task."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 async def _awaited(value: object) -> object:
