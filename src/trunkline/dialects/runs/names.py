@@ -10,4 +10,5 @@ def response_id_of(given: str) -> str:
 
 
 def run_id_of(response_id: str) -> str:
-    return RUN + response_id.removeprefix(RESPONSE)
+    """The run's id; of an answer that is none, such as a chat completion, its own."""
+    return RUN + response_id.removeprefix(RESPONSE) if response_id.startswith(RESPONSE) else response_id

@@ -28,7 +28,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     session_id: str | None
     created_at: int
-    updated_at: float
+    updated_at: int
     last_event: str | None
     questions: Sequence[Question] = ()
 

@@ -91,7 +91,7 @@ class RunViews:
             model=run.model,
             session_id=run.session_id,
             created_at=run.created_at,
-            updated_at=run.updated_at,
+            updated_at=int(run.updated_at),
             last_event=last,
             questions=questions,
         )
