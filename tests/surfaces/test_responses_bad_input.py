@@ -257,7 +257,10 @@ async def test_messages_are_called_input_here(echo: Serving) -> None:
     body = b'{"model": "scripted", "messages": [{"role": "user", "content": "hi"}]}'
     reply = await echo.request("POST", "/v1/responses", body)
     assert (reply.status, reply.error["param"]) == (400, "input")
-    assert "did you mean 'input' instead of 'messages'" in reply.error["message"]
+    assert (
+        reply.error["message"]
+        == "Missing required parameter: 'input'. It has 'messages'; did you mean that as 'input'?"
+    )
 
 
 @pytest.mark.parametrize("body", [b"", b" \n"])

@@ -78,9 +78,9 @@ def wrong_type(path: str, expected: str, value: Json) -> NoReturn:
 
 def missing(path: str, *, instead_of: str | None = None) -> NoReturn:
     """`instead_of`: what there is, and probably stands for it."""
-    hint = "" if instead_of is None else f" (did you mean '{path}' instead of '{instead_of}'?)"
+    hint = "" if instead_of is None else f" It has '{instead_of}'; did you mean that as '{path}'?"
     raise InvalidParameter(
-        f"Missing required parameter: '{path}'{hint}.", code="missing_required_parameter", param=path
+        f"Missing required parameter: '{path}'.{hint}", code="missing_required_parameter", param=path
     )
 
 
