@@ -1,6 +1,6 @@
 """A LangGraph agent behind every client of the OpenAI API.
 
-    pip install "trunkline[langgraph]" langchain langchain-openai
+    .venv/bin/python -m pip install -e ".[langgraph]" langchain langchain-openai
     trunkline serve examples/langgraph_agent.py:agent
 
 Its model is wherever OPENAI_BASE_URL and OPENAI_API_KEY lead; that may be another trunkline.

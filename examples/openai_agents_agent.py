@@ -1,6 +1,6 @@
 """An agent of openai-agents behind every client of the OpenAI API.
 
-    pip install "trunkline[openai-agents]"
+    .venv/bin/python -m pip install -e ".[openai-agents]"
     trunkline serve examples/openai_agents_agent.py:agent
 
 Its model is wherever OPENAI_BASE_URL and OPENAI_API_KEY lead; that may be another trunkline.

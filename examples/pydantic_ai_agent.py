@@ -1,6 +1,6 @@
 """An agent of pydantic-ai behind every client of the OpenAI API.
 
-    pip install "trunkline[pydantic-ai]" "pydantic-ai-slim[openai]"
+    .venv/bin/python -m pip install -e ".[pydantic-ai]" "pydantic-ai-slim[openai]"
     trunkline serve examples/pydantic_ai_agent.py:agent
 
 Its model is wherever OPENAI_BASE_URL and OPENAI_API_KEY lead; that may be another trunkline.

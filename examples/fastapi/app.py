@@ -1,6 +1,6 @@
 """An agent in a FastAPI application: the OpenAI API below /ai, the application's own pages beside it.
 
-pip install trunkline fastapi
+pip install . fastapi
 uvicorn --app-dir examples/fastapi app:app
 """
 
