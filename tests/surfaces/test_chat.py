@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Serve
-from tests.fakes.upstream import COMPLETION, FakeUpstream, json_answer, streamed, text_frame
+from tests.fakes.upstream import COMPLETION, DONE, FakeUpstream, json_answer, streamed, text_frame, usage_frame
 from tests.serving import Serving, finish_of, text_of, user
 
 FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -243,6 +243,21 @@ async def test_what_is_stored_here_is_not_stored_again_upstream(
     assert upstream.posts[0].json().keys() == {"model", "messages", "stream", "top_k"} | (
         {"stream_options"} if stream else set()
     )
+
+
+@pytest.mark.parametrize("null", [',"usage":null', ', "usage": null'])
+@pytest.mark.parametrize("size", [1, 7, None])
+@pytest.mark.parametrize("asks", [False, True])
+async def test_usage_that_only_we_asked_for_is_in_no_chunk(
+    upstream: FakeUpstream, serve: Serve, null: str, size: int | None, asks: bool
+) -> None:
+    """Servers that are asked for usage say in every chunk but the last that there is none."""
+    plain = [text_frame('"usage":null '), text_frame("a"), text_frame("b"), text_frame(finish="stop")]
+    frames = [frame.replace(b"}\n\n", null.encode() + b"}\n\n") for frame in plain]
+    async with serve(f'[backends.up]\ntype = "http"\nendpoints = ["{upstream.url}"]\n') as server:
+        upstream.plan(streamed(b"".join([*frames, usage_frame(), DONE]), size=size))
+        reply = await server.chat(model="up-model", stream=True, stream_options={"include_usage": asks})
+    assert reply.body == b"".join([*frames, usage_frame(), DONE] if asks else [*plain, DONE])
 
 
 async def test_a_translated_request_loses_nothing_either(serve: Serve, upstream: FakeUpstream) -> None:

@@ -29,6 +29,7 @@ from trunkline.ports.backend import RelayBatch
 from trunkline.wire.sse import DONE, MAX_FRAME_BYTES, SseReader, each_frame, split_frames
 
 _MODEL = re.compile(rb'"model":\s*("(?:[^"\\]|\\.)*")')
+_NO_USAGE = re.compile(rb',\s*"usage":\s*null')
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _WHOLE = (b"}\n\n", b"}\r\n\r\n")
 _BOM = b"\xef\xbb\xbf"
@@ -47,6 +48,9 @@ class StreamTee:
         self._named = False
         self._plain = False  # the upstream's JSON is spaced as _interesting expects
         self._model: tuple[bytes, bytes] | None = None  # the upstream's fragment and ours
+        self._unasked: bytes | None = (
+            None  # how it says in each chunk that there is no usage yet, which only we asked for
+        )
         self._finished: set[int] = set()
         self._calls: dict[int, Calls] = {}
         self._begun = False
@@ -76,7 +80,7 @@ class StreamTee:
             and frames.endswith(_WHOLE)
             and not _interesting(frames)
         ):
-            return RelayBatch(frames if self._model is None else frames.replace(*self._model), (), True)
+            return RelayBatch(self._written(frames), (), True)
         return self._look(frames)
 
     def close(self) -> RelayBatch:
@@ -129,12 +133,14 @@ class StreamTee:
             raise parts.read_error(200, error)
         if "choices" not in chunk and not self._named:
             raise BackendProtocolError("upstream sent JSON that is not a chat completion: it has no 'choices'")
-        self._learn_model(chunk, frame)
+        self._learn(chunk, frame)
         mended, wanted = self._read(chunk, seen)
         if mended:
+            if self._unasked is not None and chunk.get("usage") is None:
+                chunk.pop("usage", None)
             frame = b"data: " + msgspec.json.encode(chunk) + b"\n\n"
         if wanted:
-            kept.append(self._rename(frame))
+            kept.append(self._written(frame))
 
     def _read(self, chunk: Object, seen: list[ev.Event]) -> tuple[bool, bool]:
         """Notes what a chunk says. Whether it was mended; whether the client wants it, since one may exist only because we
@@ -171,8 +177,8 @@ class StreamTee:
             return False
         return self._calls.setdefault(number, Calls(self._entropy)).mend(calls)
 
-    def _learn_model(self, chunk: Object, frame: bytes) -> None:
-        """Finds how this upstream writes its model's name and spaces its JSON, once: in the first chunk that has a name.
+    def _learn(self, chunk: Object, frame: bytes) -> None:
+        """Finds how this upstream writes what is changed, and spaces its JSON, once: in the first chunk that has a name.
 
         Azure's first chunk has none.
         """
@@ -180,6 +186,9 @@ class StreamTee:
             return
         self._named = True
         self._plain = b'"choices":[' in frame or b'"choices": [' in frame
+        if not self._request.include_usage and chunk.get("usage", ...) is None:
+            nulls = _NO_USAGE.findall(frame)
+            self._unasked = nulls[0] if len(nulls) == 1 else None
         model, asked = chunk.get("model"), self._request.model
         if not isinstance(model, str) or asked is None or model == asked:
             return
@@ -189,8 +198,10 @@ class StreamTee:
                 self._model = (match.group(0), ours)
                 return
 
-    def _rename(self, frames: bytes) -> bytes:
-        return frames if self._model is None else frames.replace(*self._model)
+    def _written(self, frames: bytes) -> bytes:
+        if self._model is not None:
+            frames = frames.replace(*self._model)
+        return frames if self._unasked is None else frames.replace(self._unasked, b"")
 
     def _fail(self, error: BackendUnavailable) -> RelayBatch:
         return RelayBatch(b"", (ev.TurnFailed(error.info()),), self._content)
