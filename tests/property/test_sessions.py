@@ -39,7 +39,7 @@ TURNS = st.lists(
         st.sampled_from(["s", "s", "t"]),
         st.integers(0, 2),
         st.integers(0, 2),
-        st.sampled_from(["completed", "completed", "completed", "failed", "left"]),
+        st.sampled_from(["completed", "completed", "completed", "failed", "left", "cut"]),
         st.booleans(),
     ),
     min_size=1,
@@ -48,11 +48,11 @@ TURNS = st.lists(
 
 
 class Answered(Events):
-    """An answer that says these items and ends so; one that the client leaves is closed before its end."""
+    """An answer that says these items and ends so; one that the client leaves, or the server cuts, is closed before its end."""
 
     def __init__(self, items: Sequence[Item], end: str) -> None:
         self._items = items
-        self._end = end
+        self.end = end
 
     async def event_batches(self) -> AsyncIterator[EventBatch]:
         yield [ev.TurnStarted("turn", "m", 1)]
@@ -73,9 +73,9 @@ class Answered(Events):
                     yield [started, ev.ItemDone(index=index, item=item)]
                 case _:
                     raise AssertionError(item)
-        if self._end == "failed":
+        if self.end == "failed":
             yield [ev.TurnFailed(ErrorInfo(message="no", type="server_error"))]
-        elif self._end == "completed":
+        elif self.end == "completed":
             yield [ev.ChoiceDone(0, "stop"), ev.TurnCompleted()]
 
     async def aclose(self) -> None:
@@ -132,7 +132,7 @@ class Client:
         sent = (Message(role="system", content=(TextPart("Brief."),)), *(self.kept if turn.whole else ()), *new)
         seen = await self._ask(sent, Answered(answer, turn.end), turn_id=f"chatcmpl-{number}")
         assert shown(seen) == [("system", "Brief."), *shown(self.kept), *shown(new)]
-        if turn.end != "failed":
+        if turn.end not in ("failed", "cut"):
             self._open = calls
             self.kept += [*new, *answer]
 
@@ -159,6 +159,7 @@ class Client:
         answer = await self._sessions.answer(call, ask)
         async for _ in answer.event_batches():
             pass
+        call.outcome.left = answered.end == "left"
         await answer.aclose()
         assert call.outcome.warning is None
         return asked[0].request.items

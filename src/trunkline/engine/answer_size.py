@@ -23,7 +23,7 @@ class AnswerSize:
         self._size = 0
 
     def add(self, batch: EventBatch) -> None:
-        """Raises BackendError once it is too much. What has been said so far stays said."""
+        """Raises BackendError once it is too much. Asked before anybody is told what is in the batch, as that may be the end."""
         for event in batch:
             self._size += EVENT_CHARACTERS + (len(event.text) if type(event) is ev.TextDelta else _size_of(event))
         if self._size > MAX_ANSWER_CHARACTERS:

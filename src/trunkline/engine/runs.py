@@ -105,6 +105,7 @@ class Run:
         """Stops the work, once; the end that says so follows."""
         if self.stopped is None:
             self.stopped = terminal
+            self.call.outcome.left = isinstance(terminal, ev.TurnCancelled)
             if self.answering is not None:
                 self.answering.cancel()
 
@@ -410,13 +411,13 @@ class Runs:
     async def _pump_out(self, run: Run, answer: Answer, pump: Pump) -> ev.Terminal:
         emitter, size, shift = run.emitter, AnswerSize(), run.shift
         async for batch in answer.event_batches():
+            size.add(batch)
             for event in batch:
                 if isinstance(event, ev.TERMINALS):
                     return event
                 if not isinstance(event, ev.TurnStarted):
                     first = emitter.sequence_number
                     pump.put(emitter.feed_events(shifted(event, shift) if shift else event), first=first)
-            size.add(batch)
             await pump.room()
         return ev.TurnFailed(BackendUnavailable("the backend ended without a last event").info())
 

@@ -6,9 +6,9 @@ The request's own system messages stay, and of the rest what is new: its last us
 client's that the session knows is not said again; its output is new. A request that continues a response or takes part in a
 conversation has its history there: nothing is read from the session, and the turn is added all the same.
 
-A turn is added when it has ended, before its client hears of the end: all of it, or what had been said when it was cut short. One
-that failed leaves nothing, as its client will ask again. A store that fails costs the history, not the answer: the request is
-answered without it, and says so (`x-trunkline-warning`).
+A turn is added when it has ended, before its client hears of the end: all of it, or what had been said when its client left. One
+that failed, or that the server cut, leaves nothing, as its client will ask again. A store that fails costs the history, not the
+answer: the request is answered without it, and says so (`x-trunkline-warning`).
 """
 
 import asyncio
@@ -21,6 +21,7 @@ import msgspec
 from trunkline.config.schema import SessionSettings
 from trunkline.dialects.openai_responses.read_items import items_from_stored
 from trunkline.dialects.openai_responses.write_items import input_items, write_output_item
+from trunkline.engine.answer_size import AnswerSize
 from trunkline.engine.call import Call
 from trunkline.engine.flight import Events, Source
 from trunkline.engine.turns import Turns
@@ -122,8 +123,11 @@ class Recorder:
             return
         self._ended = True
         turn, call = self._folding.turn(), self._call
+        ended = isinstance(turn.terminal, ev.TurnCompleted | ev.TurnIncomplete)
+        if not ended and not call.outcome.left:
+            return
         said = _said(turn, call.request)
-        if isinstance(turn.terminal, ev.TurnFailed) or not said:
+        if not said and not (ended and self._own):
             return
         response_id = f"resp_{call.turn_id.replace('-', '_').rpartition('_')[2]}"  # what ids of items are derived from
         written: list[object] = [*input_items(self._own, response_id=response_id)]
@@ -142,16 +146,18 @@ class Recorder:
 
 
 class _SessionAnswer(Events):
-    """An answer that is added to its session when it has ended, and then ends the session's turn."""
+    """An answer, held in memory until it has ended; then it is added to its session, and the session's turn is over."""
 
     def __init__(self, source: Source, recorder: Recorder, turn: contextlib.ExitStack) -> None:
         self._source = source
         self._recorder = recorder
+        self._size = AnswerSize()
         self._turn = turn
         self.headers = source.headers
 
     async def event_batches(self) -> AsyncIterator[EventBatch]:
         async for batch in self._source.event_batches():
+            self._size.add(batch)
             self._recorder.add(batch)
             if isinstance(batch[-1], ev.TERMINALS):
                 await self._recorder.end()

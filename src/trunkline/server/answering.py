@@ -91,6 +91,7 @@ class Answerer:
             try:
                 body = await (_relayed(answer) if answer.relayed else self._fold(answer, call, exchange, watch, record))
             finally:
+                call.outcome.left = watch.gone
                 await answer.aclose()
         except TrunklineError as error:
             watch.close()
@@ -106,9 +107,9 @@ class Answerer:
         folding, size = Fold(), AnswerSize()
         try:
             async for batch in answer.event_batches():
+                size.add(batch)
                 for event in batch:
                     folding.feed(event)
-                size.add(batch)
         except asyncio.CancelledError:
             if watch.gone and record is not None and self._keeps_partial:
                 folding.feed(_LEFT)
@@ -184,6 +185,7 @@ class Answerer:
         finally:
             stream.close()
             if answer is not None:
+                call.outcome.left = watch.gone
                 await answer.aclose()
 
     async def _relay_stream(
@@ -212,6 +214,8 @@ class Answerer:
         feed = encoder.feed
         size = AnswerSize() if isinstance(encoder, KeepingEncoder) else None  # its last event holds the whole answer
         async for batch in answer.event_batches():
+            if size is not None:
+                size.add(batch)
             data = feed(batch[0]) if len(batch) == 1 else b"".join([feed(event) for event in batch])
             if isinstance(batch[-1], ev.TERMINALS):
                 if record is not None and isinstance(encoder, KeepingEncoder):
@@ -221,8 +225,6 @@ class Answerer:
                 return
             if data:
                 await stream.write(data)
-            if size is not None:
-                size.add(batch)
 
     async def _fail(
         self,

@@ -17,6 +17,7 @@ class Outcome:
         self.ignored: tuple[str, ...] = ()
         self.stream = False
         self.grace_s = 0.0  # how long the turn may go on without its client
+        self.left = False  # by its client, for whom what was said so far stays said
         self.relayed = False
         self.warning: str | None = None  # what went wrong beside the answer, for its client
         self.cache: str | None = None  # hit or miss, where the cache was asked

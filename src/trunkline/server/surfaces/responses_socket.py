@@ -322,10 +322,10 @@ class Turn:
         self._answer = answer = await surface.runtime.gateway.answer(call)
         try:
             async for batch in answer.event_batches():
+                size.add(batch)
                 await self._say(batch)
-                if self._under_way:  # what has ended was not too long
-                    size.add(batch)
         finally:
+            call.outcome.left = connection.gone
             await answer.aclose()
 
     async def _say(self, batch: Sequence[ev.Event]) -> None:

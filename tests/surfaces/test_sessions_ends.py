@@ -1,0 +1,153 @@
+"""What a session keeps of a turn by how the turn ended, and of one whose session goes meanwhile."""
+
+import asyncio
+import contextlib
+import io
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.conftest import Serve
+from tests.responses import Asking
+from tests.serving import Reply, Serving, eventually, user
+from tests.sockets import HELD, HOLD, HOLDING, socket
+from trunkline.engine.answer_size import MAX_ANSWER_CHARACTERS
+
+BOT = '[backends.mine]\ntype = "python"\ntarget = "bot.py:agent"\n'
+STORED = 'store.url = "sqlite:///trunkline.db"\n'
+S = {"x-session-id": "s1"}
+LONG = f"""
+async def agent(turn):
+    if turn.input == "long":
+        yield "x" * {MAX_ANSWER_CHARACTERS + 1}
+        yield "more"
+    if turn.input == "nothing":
+        return
+    yield " | ".join(m["content"][:9] for m in turn.messages)
+"""
+AT_ONCE = f"""
+def agent(turn):
+    return "x" * {MAX_ANSWER_CHARACTERS + 1} if turn.input == "long" else "short"
+"""
+
+
+async def post(server: Serving, said: str, *, headers: dict[str, str] = S, **body: Any) -> Reply:
+    data = json.dumps({"model": "bot", "messages": user(said), **body}).encode()
+    return await server.request("POST", "/v1/chat/completions", data, headers=headers)
+
+
+async def kept(server: Serving, session_id: str = "s1") -> list[str]:
+    """The texts in it; none where there is no such session."""
+    reply = await server.get(f"/v1/sessions/{session_id}/messages?limit=100")
+    return [item["content"][0]["text"] for item in reply.json()["data"]] if reply.status == 200 else []
+
+
+async def held(server: Serving, surface: str) -> "asyncio.Task[Any]":
+    """Somebody who is being answered over that surface."""
+    HELD.begin()
+    responses = Asking(server, model="bot")
+    responses.headers = S
+    asked: dict[str, Any] = {
+        "chat": lambda: post(server, "hold"),
+        "chat stream": lambda: post(server, "hold", stream=True),
+        "keyed": lambda: post(server, "hold", headers={**S, "idempotency-key": "k1"}),
+        "responses": lambda: responses.post("hold"),
+        "responses stream": lambda: responses.post("hold", stream=True),
+        "run": lambda: responses.post("hold", stream=True, background=True),
+    }
+    task = asyncio.create_task(asked[surface]())
+    await eventually(lambda: HELD.begun == ["hold"])
+    return task
+
+
+@pytest.mark.parametrize("surface", ["chat", "chat stream", "keyed", "responses", "responses stream", "run"])
+async def test_a_turn_that_a_stopping_server_cut_leaves_nothing(serve: Serve, surface: str) -> None:
+    async with aiohttp.ClientSession() as staying:  # of a client that does not leave before the server does
+        async with serve(STORED + HOLDING, scripts={"bot.py": HOLD}, grace_s=0) as server:
+            client = Serving(server.application, (server.host, server.port), staying, io.StringIO())
+            task = await held(client, surface)
+        told = (await asyncio.gather(task, return_exceptions=True))[0]
+    assert not isinstance(told, Reply) or b"shutting down" in told.body or b"worker_lost" in told.body
+    async with serve(STORED + HOLDING, scripts={"bot.py": HOLD}) as server:
+        assert await kept(server) == []
+        assert (await post(server, "again")).status == 200
+        assert await kept(server) == ["again", "Heard: again"]
+
+
+async def test_a_turn_over_a_socket_that_a_stopping_server_cut_leaves_nothing(serve: Serve) -> None:
+    HELD.begin()
+    async with contextlib.AsyncExitStack() as after:
+        async with serve(STORED + HOLDING, scripts={"bot.py": HOLD}, grace_s=0) as server:
+            client = await after.enter_async_context(socket(server))
+            await client.create("hold", model="bot", session_id="s1")
+            await client.until("response.output_text.delta")
+        failed = await client.until("response.failed")
+        assert failed["response"]["error"]["message"] == "the server is shutting down"
+    async with serve(STORED + HOLDING, scripts={"bot.py": HOLD}) as server:
+        assert await kept(server) == []
+
+
+async def test_what_was_heard_over_a_socket_whose_client_leaves_is_kept(serve: Serve) -> None:
+    HELD.begin()
+    async with serve(HOLDING, scripts={"bot.py": HOLD}) as server:
+        async with socket(server) as client:
+            await client.create("hold", model="bot", session_id="s1")
+            await client.until("response.output_text.delta")
+        await eventually(lambda: server.application.runtime.sessions.busy == 0)
+        assert await kept(server) == ["hold", "Heard: "]
+
+
+async def test_what_a_run_that_is_stopped_had_said_is_kept(serve: Serve) -> None:
+    async with serve(HOLDING, scripts={"bot.py": HOLD}) as server:
+        task = await held(server, "run")
+        [run] = (await server.get("/v1/runs")).json()["data"]
+        await server.request("POST", f"/v1/runs/{run['id']}/stop")
+        await task
+        await eventually(lambda: server.application.runtime.sessions.busy == 0)
+        assert await kept(server) == ["hold", "Heard: "]
+
+
+@pytest.mark.parametrize("script", [LONG, AT_ONCE], ids=["piece by piece", "at once"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("key", [False, True])
+async def test_a_turn_that_was_too_long_leaves_nothing(serve: Serve, script: str, *, stream: bool, key: bool) -> None:
+    headers = {**S, "idempotency-key": "k1"} if key else S
+    async with serve(BOT, scripts={"bot.py": script}) as server:
+        for _ in range(2):
+            refused = await post(server, "long", headers=headers, stream=stream)
+            status, end = refused.status, refused.body[-300:]
+            assert b"answer_too_long" in end
+            assert stream or status == 502
+        assert await kept(server) == []
+
+
+@pytest.mark.parametrize("script", [LONG, AT_ONCE], ids=["piece by piece", "at once"])
+@pytest.mark.parametrize("body", [{}, {"stream": True}, {"background": True}], ids=["whole", "stream", "run"])
+async def test_what_says_the_whole_answer_at_its_end_is_held_to_its_size(
+    serve: Serve, script: str, body: dict[str, bool]
+) -> None:
+    async with serve(BOT, scripts={"bot.py": script}) as server:
+        responses = Asking(server, model="bot")
+        reply = await responses.post("long", **body)
+        if "background" in body:
+            reply = await responses.get(reply.json()["id"], "?stream=true")
+        end = reply.body[-10_000:]
+        assert b"as much as is held in memory" in end
+        assert len(reply.body) < MAX_ANSWER_CHARACTERS
+
+
+async def test_a_socket_is_held_to_the_size_of_an_answer(serve: Serve) -> None:
+    async with serve(BOT, scripts={"bot.py": AT_ONCE}) as server, socket(server) as client:
+        refused = (await client.turn("long", model="bot"))[-1]
+        assert "as much as is held in memory" in json.dumps(refused)[:10_000]
+
+
+async def test_what_was_said_to_an_agent_without_an_answer_is_kept(serve: Serve) -> None:
+    async with serve(BOT, scripts={"bot.py": LONG}) as server:
+        for stream in (False, True):
+            assert (await post(server, "nothing", stream=stream)).status == 200
+        assert await kept(server) == ["nothing", "nothing"]
+        await post(server, "and now?")
+        assert (await kept(server))[-1] == "nothing | nothing | and now?"
