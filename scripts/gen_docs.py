@@ -366,20 +366,28 @@ HEADER_TEXTS = {
     "x-trunkline-route": "Which backend answered or failed, and under which model name.",
     "x-trunkline-idempotent": "`joined` or `replayed`, where the [key](idempotency.md) of the request is known.",
     "x-trunkline-cache": "`hit` or `miss`, where the answer may come from the [cache](cache.md).",
-    "x-trunkline-warning": "What went wrong beside the answer: a session whose history could not be read, a question that nobody saw.",
+    "x-trunkline-warning": "What went wrong beside the answer: a session that could not be read, a question that nobody saw.",
     "x-trunkline-ignored": "Parameters that were accepted and that nothing used.",
     "x-accel-buffering": "`no` on streams: a proxy in front must not collect them.",
-    "x-content-type-options": "`nosniff`, for browsers.",
-    "x-frame-options": "`DENY`, for browsers.",
-    "x-xss-protection": "`0`, for browsers.",
+    "x-content-type-options": "On every answer, for browsers: `nosniff`.",
+    "x-frame-options": "The same: `DENY`.",
+    "x-xss-protection": "The same: `0`.",
+    "content-security-policy": "The same: `default-src 'none'; frame-ancestors 'none'`.",
+    "permissions-policy": "The same: `camera=(), microphone=(), geolocation=()`.",
+    "referrer-policy": "The same: `no-referrer`.",
+    "strict-transport-security": "The same: `max-age=31536000; includeSubDomains`, which browsers heed over HTTPS alone. "
+    "Not from [an application mounted in another](embedding.md), whose host is not its own.",
 }
-"""A sentence for each header beginning with `x-` that the server writes."""
+"""A sentence for each header that only a server like this writes: its own, and those for browsers."""
+
+
+_OWN_HEADER = re.compile(r'b"(x-[a-z-]+|[a-z-]+-policy|strict-[a-z-]+)"')
 
 
 def server_headers() -> set[str]:
-    """The header names beginning with `x-` that are written in the server's source."""
+    """The names of such headers that are written in the server's source."""
     sources = (Path(__file__).parent.parent / "src" / "trunkline" / "server").rglob("*.py")
-    return {name for source in sources for name in re.findall(r'b"(x-[a-z-]+)"', source.read_text("utf-8"))}
+    return {name for source in sources for name in _OWN_HEADER.findall(source.read_text("utf-8"))}
 
 
 def routes() -> str:

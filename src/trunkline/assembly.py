@@ -67,6 +67,7 @@ def assemble(
     clock: Clock | None = None,
     entropy: Entropy | None = None,
     only_model_answers: bool = False,
+    mounted: bool = False,
 ) -> Application:
     """The application for a configuration. Raises ConfigError.
 
@@ -74,6 +75,7 @@ def assemble(
         base_dir: what relative paths in the configuration are relative to.
         agents: by the name of their backend, what an embedding program has at hand instead of a target.
         only_model_answers: without a default model the only one there is answers where a request names none.
+        mounted: the host that it answers on is another application's.
     """
     clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
     profile = profile_named(config.server.profile)
@@ -138,6 +140,7 @@ def assemble(
         access_log=access_log,
         accounts=accounts,
         lag=lag,
+        mounted=mounted,
     )
 
 

@@ -76,7 +76,9 @@ def create_app(
         "backends": _laid_over(dict.fromkeys(agents, settings), tables.get("backends")),
     }
     config = build_config(msgspec.json.decode(msgspec.json.encode(document), type=dict), environ={})
-    return EmbeddedApp(lambda: assemble(config, base_dir=Path(), agents=agents), grace_s=config.server.shutdown_grace_s)
+    return EmbeddedApp(
+        lambda: assemble(config, base_dir=Path(), agents=agents, mounted=True), grace_s=config.server.shutdown_grace_s
+    )
 
 
 def _laid_over(defaults: dict[str, object], table: object) -> object:

@@ -135,6 +135,14 @@ async def test_keys_are_asked_for_below_the_mount_alone() -> None:
             assert answer.status == 200
 
 
+async def test_it_says_nothing_for_the_whole_host() -> None:
+    async with on_uvicorn(around(create_app(support))) as url, aiohttp.ClientSession() as session:
+        for path in ("/ai/health", "/ai/nowhere"):
+            async with session.get(url + path) as answer:
+                assert answer.headers["x-content-type-options"] == "nosniff"
+                assert "strict-transport-security" not in answer.headers  # it binds the host, which is not the agent's
+
+
 async def test_it_starts_with_the_first_request_and_only_once(tmp_path: Path) -> None:
     app = create_app(support, store_url=f"sqlite:///{tmp_path}/agent.db")
     async with on_uvicorn(around(app)) as url:

@@ -43,6 +43,7 @@ class Application:
         access_log: AccessLog | None,
         accounts: Accounts,
         lag: LoopLag,
+        mounted: bool,
     ) -> None:
         self.runtime = runtime
         self._backends = backends
@@ -59,7 +60,7 @@ class Application:
             Authentication(tenants_by_digest(runtime.settings), runtime.profile),
         )
         find = Dispatch(self._router).find
-        self._edge = Edge(find, runtime, gates=gates, errors=errors, accounts=accounts)
+        self._edge = Edge(find, runtime, gates=gates, errors=errors, accounts=accounts, mounted=mounted)
 
     @property
     def routes(self) -> Sequence[BaseRoute]:

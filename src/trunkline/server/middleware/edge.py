@@ -29,11 +29,12 @@ _SECURITY: list[Header] = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
     (b"referrer-policy", b"no-referrer"),
-    (b"strict-transport-security", b"max-age=31536000; includeSubDomains"),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"x-xss-protection", b"0"),
 ]
+_WHOLE_HOST: list[Header] = [(b"strict-transport-security", b"max-age=31536000; includeSubDomains")]
+"""What binds the whole host of an answer and those below it: not an application's to say that is mounted in another."""
 
 
 Gate = Callable[[Scope, Exchange], ASGIApp | None]
@@ -41,7 +42,8 @@ Gate = Callable[[Scope, Exchange], ASGIApp | None]
 
 
 class Edge:
-    """Around everything that answers. `find` gives the surface for a request that has passed the gates."""
+    """Around everything that answers. `find` gives the surface for a request that has passed the gates; `mounted`: the host is
+    another application's."""
 
     def __init__(
         self,
@@ -51,8 +53,10 @@ class Edge:
         gates: Sequence[Gate],
         errors: ErrorsFor,
         accounts: Accounts,
+        mounted: bool,
     ) -> None:
         self._find = find
+        self._security = _SECURITY if mounted else [*_SECURITY, *_WHOLE_HOST]
         self._gates = gates
         self._clock = runtime.clock
         self._entropy = runtime.entropy
@@ -79,7 +83,7 @@ class Edge:
                     *message.get("headers", ()),
                     *exchange.headers,
                     (b"x-request-id", exchange.request_id.encode()),
-                    *_SECURITY,
+                    *self._security,
                 ]
             if websocket and message["type"].startswith("http."):
                 message["type"] = f"websocket.{message['type']}"  # refused before it became one
