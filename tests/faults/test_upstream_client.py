@@ -22,6 +22,7 @@ from trunkline.backends.upstream_dial import first_connected
 from trunkline.model.errors import BackendError, BackendProtocolError, BackendTimeout, BackendUnavailable, ConfigError
 
 HELLO = answer(b"hello")
+PLENTY = 100_000_000
 
 
 @contextlib.asynccontextmanager
@@ -46,7 +47,7 @@ async def client(url: str, **settings: Any) -> AsyncIterator[Upstream]:
 async def said(up: Upstream, body: Any = b"{}") -> bytes:
     got = await up.post("/x", body, headers={})
     try:
-        return await got.read()
+        return await got.read(at_most_bytes=PLENTY)
     finally:
         got.close()
 
@@ -128,7 +129,7 @@ async def test_the_connection_used_last_is_taken_first(upstream: FakeUpstream) -
     async with client(upstream.url) as up:
         one, two, three = [await up.post("/x", b"", headers={}) for _ in range(3)]
         for got in (one, three, two):
-            await got.read()
+            await got.read(at_most_bytes=PLENTY)
         for _ in range(3):
             await said(up)
         assert [request.connection for request in upstream.posts] == [1, 2, 3, 2, 2, 2]
@@ -143,7 +144,7 @@ async def test_no_more_connections_than_allowed_and_first_come_first_served(upst
         async def ask(number: int) -> None:
             got = await up.post("/x", b"", headers={})
             done.append(number)
-            await got.read()
+            await got.read(at_most_bytes=PLENTY)
 
         asking = [asyncio.create_task(ask(number)) for number in range(6)]
         for _ in range(3):
@@ -282,7 +283,7 @@ async def test_a_request_as_it_goes_out(upstream: FakeUpstream) -> None:
     url = upstream.url.replace("http://", "http://us%40er:pass@")
     async with client(url, headers={"Content-Type": "application/json"}) as up:
         got = await up.post("/../tok enize/é", b"{}", headers={"X-Request-Id": "r1", "Content-Type": "text/x"})
-        await got.read()
+        await got.read(at_most_bytes=PLENTY)
     [request] = upstream.posts
     assert request.path == "/tok%20enize/%C3%A9"
     assert request.headers == {
@@ -332,7 +333,7 @@ async def test_an_early_refusal_of_a_large_body_is_read() -> None:
 
     async with listening(refuse) as address, client(f"http://{address}") as up:
         got = await up.post("/x", b"b" * 30_000_000, headers={})
-        assert (got.status, await got.read()) == (413, b"too large")
+        assert (got.status, await got.read(at_most_bytes=PLENTY)) == (413, b"too large")
 
 
 # Bodies
@@ -401,6 +402,55 @@ async def test_a_body_that_unpacks_without_end_is_bounded(upstream: FakeUpstream
         with pytest.raises(BackendProtocolError, match="larger than 1000 bytes"):
             await got.read(at_most_bytes=1000)
         got.close()
+
+
+async def test_few_bytes_that_stand_for_very_many_are_refused(upstream: FakeUpstream) -> None:
+    bomb = gzip.compress(bytes(50_000_000), compresslevel=9)
+    upstream.plan([answer(bomb, headers={"Content-Encoding": "gzip"})])
+    size = 0
+
+    async def read() -> None:
+        nonlocal size
+        while piece := await got.chunk():
+            size += len(piece)
+            assert len(piece) <= 65_536
+
+    async with client(upstream.url) as up:
+        got = await up.post("/x", b"", headers={})
+        with pytest.raises(BackendProtocolError, match="packed its answer"):
+            await read()
+        got.close()
+    assert size <= 200 * len(bomb)
+
+
+async def test_an_excerpt_takes_no_longer_than_it_may(upstream: FakeUpstream) -> None:
+    upstream.plan([STREAM, chunk(b"one"), asyncio.Event()], [STREAM, chunk(b"x" * 100), chunk(b"y" * 100), Do.HOLD])
+    async with client(upstream.url) as up:
+        got = await up.post("/x", b"", headers={})
+        assert await got.excerpt(at_most_bytes=100, within_s=0.05) == b"one"
+        got.close()
+        got = await up.post("/x", b"", headers={})
+        assert await got.excerpt(at_most_bytes=150, within_s=60) == b"x" * 100 + b"y" * 50
+        got.close()
+
+
+async def test_others_have_their_turns_while_a_packed_body_is_unpacked(upstream: FakeUpstream) -> None:
+    text = bytes(1_000_000)
+    upstream.plan([answer(gzip.compress(text), headers={"Content-Encoding": "gzip"})])
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with client(upstream.url) as up:
+        got = await up.post("/x", b"", headers={})
+        others = asyncio.create_task(other())
+        assert await got.read(at_most_bytes=PLENTY) == text
+        others.cancel()
+    assert turns >= len(text) // 65_536
 
 
 @pytest.mark.parametrize("size", [1000, 1001], ids=["as large", "larger"])

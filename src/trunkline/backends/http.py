@@ -49,6 +49,10 @@ _A_MODEL = re.compile(r"(?<![/\w])model", re.IGNORECASE)
 _SAYS_NOTHING = (None, "not_found", BackendRejected.default_code)
 """Codes of a 404 that may be about the path."""
 MAX_ERROR_BYTES = 65_536
+ERROR_WITHIN_S = 5.0
+"""A refusal's own words must not keep its client waiting for long: its status is known."""
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+"""A whole turn as JSON. As text it may be a quarter of that, `answer_size`; the rest is for what describes it."""
 MAX_LISTING_BYTES = 16 * 1024 * 1024
 MAX_MESSAGE = 2000
 END_WITHIN_S = 2.0
@@ -199,7 +203,7 @@ class HttpBackend:
 
     async def _relay_body(self, relaying: Relaying, answer: Answer, request: Request, context: Context) -> RelayBatch:
         try:
-            body = await answer.read()
+            body = await answer.read(at_most_bytes=MAX_ANSWER_BYTES)
         finally:
             answer.close()
         try:
@@ -214,7 +218,7 @@ class HttpBackend:
         whole = finished = False
         try:
             try:
-                while chunk := await answer.chunk():
+                while chunk := await (answer.chunk() if streamed else answer.read(at_most_bytes=MAX_ANSWER_BYTES)):
                     events = decoder.feed(chunk)
                     whole = decoder.ended and _failure(events) is None
                     if events:
@@ -260,7 +264,7 @@ class HttpBackend:
         return await self._upstream.post(path, body, headers={"X-Request-Id": context.request_id})
 
     async def _refusal(self, answer: Answer) -> BackendError:
-        body = (await answer.read())[:MAX_ERROR_BYTES]
+        body = await answer.excerpt(at_most_bytes=MAX_ERROR_BYTES, within_s=ERROR_WITHIN_S)
         if 300 <= answer.status < 400:
             logger.warning(
                 "%s redirects to %r; configure that URL instead", self._upstream.name, answer.header("Location")

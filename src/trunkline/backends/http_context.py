@@ -22,6 +22,7 @@ from trunkline.ports.backend import Compacted
 ABSENT = frozenset({401, 403, 404, 405, 501})
 """What servers and the proxies before them answer where there is nothing, or nothing for us."""
 
+MAX_BYTES = 16 * 1024 * 1024
 LEAST_OUTPUT_TOKENS = 16
 """What OpenAI's Responses API takes at least."""
 
@@ -96,7 +97,7 @@ class ContextEndpoints:
         answer = await post(path, _only(body, _COMPACTED))
         try:
             if answer.status == 200:
-                return _read_compacted(await answer.read())
+                return _read_compacted(await answer.read(at_most_bytes=MAX_BYTES))
             if answer.status in ABSENT - {401, 403}:
                 self._absent.add(path)
                 return None
@@ -108,7 +109,7 @@ class ContextEndpoints:
         answer = await post(way.path, body)
         try:
             if answer.status == 200:
-                return way.read(await answer.read())
+                return way.read(await answer.read(at_most_bytes=MAX_BYTES))
             if must:
                 raise await self._refuse(answer)
             if answer.status in ABSENT:

@@ -30,6 +30,9 @@ EVENTS = "text/event-stream"
 ABSENT = frozenset({404, 405, 501})
 """What servers answer that do not have an operation; llama.cpp says 501 where it was started without embeddings."""
 MAX_ERROR_BYTES = 65_536
+ERROR_WITHIN_S = 5.0
+MAX_JSON_BYTES = 128 * 1024 * 1024
+"""Of an answer that is read whole: some hold pictures, some thousands of vectors."""
 
 _PASSED_PREFIXES = ("x-ratelimit-", "openai-")
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -98,7 +101,8 @@ class HttpOperations:
             if refusal.code == "unsupported_operation":  # another trunkline's word for it
                 refusal.retryable = True
             return refusal
-        said = openai_wire.decode_error(404, (await answer.read())[:MAX_ERROR_BYTES])
+        body = await answer.excerpt(at_most_bytes=MAX_ERROR_BYTES, within_s=ERROR_WITHIN_S)
+        said = openai_wire.decode_error(404, body)
         if said.code == "model_not_found" or said.param == "model":
             return self._cleaned(said)
         error = BackendRejected(
@@ -112,7 +116,7 @@ class HttpOperations:
 
     async def _whole(self, answer: Answer, request: OperationRequest) -> RelayBatch:
         try:
-            body = await answer.read()
+            body = await answer.read(at_most_bytes=MAX_JSON_BYTES)
         finally:
             answer.close()
         try:

@@ -9,6 +9,7 @@ Clients read the messages of errors, so these name the backend. Its address and 
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import SplitResult, quote, urlsplit
@@ -23,7 +24,6 @@ logger = logging.getLogger("trunkline.http")
 
 END_GRACE_S = 1.0
 CAUSE_CHARACTERS = 200
-MAX_BODY_BYTES = 256 * 1024 * 1024
 _SAFE = "/%:@!$&'()*+,;=~-._"
 """What stays as it is in a path."""
 
@@ -71,7 +71,7 @@ class Answer:
         """Those whose names begin so, in lower case."""
         return {name: value.decode("latin-1") for name, value in self._headers.items() if name.startswith(prefixes)}
 
-    async def read(self, *, at_most_bytes: int = MAX_BODY_BYTES) -> bytes:
+    async def read(self, *, at_most_bytes: int) -> bytes:
         """The whole body. Raises BackendProtocolError for one that is larger: an upstream must not fill the memory."""
         body = await self.chunk(at_most_bytes + 1)
         if self._connection is not None or self._unpacking is not None:  # it is too large, broken off, or in pieces
@@ -83,6 +83,16 @@ class Answer:
         if len(body) > at_most_bytes:
             raise BackendProtocolError(f"{self._asked.name} sent a body larger than {at_most_bytes} bytes")
         return body
+
+    async def excerpt(self, *, at_most_bytes: int, within_s: float) -> bytes:
+        """What comes of the body in this time, whatever becomes of the rest: of a refusal, whose status says enough."""
+        pieces, size = [], 0
+        with contextlib.suppress(BackendError, TimeoutError):
+            async with asyncio.timeout(within_s):
+                while size < at_most_bytes and (piece := await self.chunk()):
+                    pieces.append(piece)
+                    size += len(piece)
+        return b"".join(pieces)[:at_most_bytes]
 
     async def chunk(self, at_least: int = 1) -> bytes:
         """What has arrived, once it is so many bytes or the end; empty only at the end.
@@ -142,6 +152,7 @@ class Answer:
                 self._unpacking = Unpacking(self.header("content-encoding"))
             while True:
                 for plain in self._unpacked:
+                    await asyncio.sleep(0)  # one read may hold many pieces: others have their turns in between
                     return plain
                 data = await self._receive(1)
                 if not data:
