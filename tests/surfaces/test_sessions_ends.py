@@ -151,3 +151,27 @@ async def test_what_was_said_to_an_agent_without_an_answer_is_kept(serve: Serve)
         assert await kept(server) == ["nothing", "nothing"]
         await post(server, "and now?")
         assert (await kept(server))[-1] == "nothing | nothing | and now?"
+
+
+async def test_a_turn_stays_out_of_a_session_that_was_made_after_its_own_had_gone(serve: Serve) -> None:
+    async with serve(HOLDING, scripts={"bot.py": HOLD}) as server:
+        await post(server, "one")
+        task = await held(server, "chat")
+        assert (await server.request("DELETE", "/v1/sessions/s1")).status == 200
+        assert (await server.request("POST", "/v1/sessions", b'{"id": "s1", "title": "another"}')).status == 200
+        HELD.open("hold")
+        assert (await task).status == 200
+        assert await kept(server) == []
+        assert (await server.get("/v1/sessions/s1")).json()["title"] == "another"
+
+
+async def test_a_session_can_be_deleted_during_its_first_turn(serve: Serve) -> None:
+    async with serve(HOLDING, scripts={"bot.py": HOLD}) as server:
+        task = await held(server, "chat")
+        assert (await server.request("DELETE", "/v1/sessions/s1")).status == 200
+        assert (await server.request("DELETE", "/v1/sessions/s1")).status == 404
+        HELD.open("hold")
+        assert (await task).status == 200
+        assert (await server.get("/v1/sessions/s1")).status == 404
+        await post(server, "anew")
+        assert await kept(server) == ["anew", "Heard: anew"]

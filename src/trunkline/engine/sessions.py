@@ -49,6 +49,7 @@ class Sessions:
         self.settings = settings
         self._clock = clock
         self._turns = Turns()
+        self._recorders: dict[tuple[str, str], Recorder] = {}  # of the turns under way
 
     @property
     def busy(self) -> int:
@@ -59,12 +60,18 @@ class Sessions:
         """What `ask` gives for the call with its history. Raises Conflict or RateLimited where it is not its turn."""
         assert call.named_session is not None, "a session is kept for who names it"
         with await self.turn(call.tenant, call.named_session, patient=call.patient) as turn:
-            known, history = await self._history(call)
-            asked, own = _continued(call, history)
-            source = await ask(asked)
-            return _SessionAnswer(
-                source, Recorder(self._store, call, own, known=known, clock=self._clock), turn.pop_all()
-            )
+            key, recorder = (call.tenant, call.named_session), Recorder(self._store, call, clock=self._clock)
+            self._recorders[key] = recorder
+            turn.callback(self._recorders.pop, key)
+            recorder.known, history = await self._history(call)
+            asked, recorder.own = _continued(call, history)
+            return _SessionAnswer(await ask(asked), recorder, turn.pop_all())
+
+    async def delete(self, tenant: str, session_id: str) -> bool:
+        """False: there is no such session. One that is to be made by the turn under way counts, and then is not made."""
+        recorder = self._recorders.get((tenant, session_id))
+        dropped = recorder is not None and recorder.drop()
+        return await self._store.delete(tenant, session_id) or dropped
 
     async def turn(self, tenant: str, session_id: str, *, patient: bool = False) -> contextlib.ExitStack:
         """The turn of that session, which is over when what this gives is closed. `patient`: it waits however many do."""
@@ -102,13 +109,13 @@ class Sessions:
 
 
 class Recorder:
-    """Adds one turn to its session."""
+    """Adds one turn to its session. `own`: what its client says with it; `known`: the session was there when it began."""
 
-    def __init__(self, store: SessionStore, call: Call, own: Sequence[Item], *, known: bool, clock: Clock) -> None:
+    def __init__(self, store: SessionStore, call: Call, *, clock: Clock) -> None:
+        self.own: Sequence[Item] = ()
+        self.known = False
         self._store = store
         self._call = call
-        self._own = own
-        self._known = known
         self._clock = clock
         self._folding = Fold()
         self._ended = False
@@ -116,6 +123,11 @@ class Recorder:
     def add(self, batch: EventBatch) -> None:
         for event in batch:
             self._folding.feed(event)
+
+    def drop(self) -> bool:
+        """The session is deleted: the turn goes with it, and not into one that is made under the same name. False: it has ended."""
+        dropped, self._ended = not self._ended, True
+        return dropped
 
     async def end(self) -> None:
         """There are no more events. Raises nothing: the turn has been answered, whatever becomes of it here."""
@@ -127,15 +139,15 @@ class Recorder:
         if not ended and not call.outcome.left:
             return
         said = _said(turn, call.request)
-        if not said and not (ended and self._own):
+        if not said and not (ended and self.own):
             return
         response_id = f"resp_{call.turn_id.replace('-', '_').rpartition('_')[2]}"  # what ids of items are derived from
-        written: list[object] = [*input_items(self._own, response_id=response_id)]
+        written: list[object] = [*input_items(self.own, response_id=response_id)]
         written += [write_output_item(item, response_id, logprobs=False) for item in said]
         items = [_stored(one) for one in written if one is not None]
         try:
             extended = await self._store.extend(
-                call.tenant, call.named_session or "", items, now_s=int(self._clock.now_s()), new=not self._known
+                call.tenant, call.named_session or "", items, now_s=int(self._clock.now_s()), new=not self.known
             )
         except StoreError as error:
             logger.warning("session %s: %s: %s", call.named_session, TURN_LOST, error.message)

@@ -107,7 +107,7 @@ class HermesSessions:
 
     async def delete(self, scope: Scope, receive: Receive, send: Send) -> None:
         session_id = scope["path_params"]["session_id"]
-        if not await self._store.delete(exchange_of(scope).tenant, session_id):
+        if not await self._runtime.sessions.delete(exchange_of(scope).tenant, session_id):
             raise _not_found(session_id)
         body = {"object": f"{self._name}.deleted", "id": session_id, "deleted": True}
         await send_json(msgspec.json.encode(body), send)

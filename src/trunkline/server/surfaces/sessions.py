@@ -70,7 +70,7 @@ class SessionResources:
 
     async def delete(self, scope: Scope, receive: Receive, send: Send) -> None:
         session_id = scope["path_params"]["id"]
-        if not await self._store.delete(exchange_of(scope).tenant, session_id):
+        if not await self._runtime.sessions.delete(exchange_of(scope).tenant, session_id):
             raise _not_found(session_id)
         await send_json(msgspec.json.encode({"id": session_id, "object": "session.deleted", "deleted": True}), send)
 
