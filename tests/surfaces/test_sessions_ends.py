@@ -4,16 +4,19 @@ import asyncio
 import contextlib
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
 from tests.conftest import Serve
-from tests.responses import Asking
+from tests.fakes.stores import open_store
+from tests.responses import Asking, call_output
 from tests.serving import Reply, Serving, eventually, user
 from tests.sockets import HELD, HOLD, HOLDING, socket
 from trunkline.engine.answer_size import MAX_ANSWER_CHARACTERS
+from trunkline.ports.stores import StoredItem
 
 BOT = '[backends.mine]\ntype = "python"\ntarget = "bot.py:agent"\n'
 STORED = 'store.url = "sqlite:///trunkline.db"\n'
@@ -175,3 +178,35 @@ async def test_a_session_can_be_deleted_during_its_first_turn(serve: Serve) -> N
         assert (await server.get("/v1/sessions/s1")).status == 404
         await post(server, "anew")
         assert await kept(server) == ["anew", "Heard: anew"]
+
+
+async def test_an_output_of_no_call_is_not_added_to_a_session(serve: Serve) -> None:
+    tool_call = {"type": "function_call", "call_id": "call_1", "name": "look", "arguments": "{}"}
+
+    async with serve(BOT, scripts={"bot.py": LONG}) as server:
+        await server.request("POST", "/v1/sessions", b'{"id": "s1"}')
+
+        async def add(*messages: object) -> Reply:
+            body = json.dumps({"messages": messages}).encode()
+            return await server.request("POST", "/v1/sessions/s1/messages", body)
+
+        refused = await add(*user("hi"), call_output("call_1"))
+        assert (refused.status, refused.error["param"]) == (400, "messages[1]")
+        assert "No tool call found" in refused.error["message"]
+        assert await kept(server) == []
+        assert (await add(*user("hi"), tool_call)).status == 200
+        assert (await add(call_output("call_1"))).status == 200
+        assert (await add(tool_call | {"call_id": "call_2"}, call_output("call_2"))).status == 200
+        assert (await add(call_output("call_2"), tool_call | {"call_id": "call_3"})).status == 200
+        assert (await add(call_output("call_9"))).status == 400
+
+
+async def test_an_output_whose_call_a_session_has_lost_is_left_out(serve: Serve, tmp_path: Path) -> None:
+    output = {"type": "function_call_output", "id": "fco_1", "call_id": "call_1", "output": "lost"}
+    said = {"type": "message", "id": "msg_1", "role": "user", "content": [{"type": "input_text", "text": "one"}]}
+    items = [StoredItem(str(one["id"]), json.dumps(one).encode()) for one in (output, said)]
+    async with open_store(tmp_path / "trunkline.db") as store:
+        await store.sessions.extend("default", "s1", items, now_s=1_800_000_000, new=True)
+    async with serve(STORED + BOT, scripts={"bot.py": LONG}) as server:
+        reply = await post(server, "two")
+        assert reply.json()["choices"][0]["message"]["content"] == "one | two"

@@ -73,6 +73,17 @@ class Sessions:
         dropped = recorder is not None and recorder.drop()
         return await self._store.delete(tenant, session_id) or dropped
 
+    async def extend(self, tenant: str, session_id: str, added: Sequence[StoredItem], *, member: str) -> bool:
+        """Adds what was not said in a turn, in the caller's own. False: there is no such session.
+
+        Raises RequestError for an output of a call that nobody knows; `member` of the request has what is added.
+        """
+        new = [(item, f"{member}[{position}]") for position, item in enumerate(await _items_of(added))]
+        if any(isinstance(item, FunctionCallOutput) for item, _ in new):
+            stored = await self._store.history(tenant, session_id)
+            _check_outputs(await _items_of(stored or ()), new)
+        return await self._store.extend(tenant, session_id, added, now_s=int(self._clock.now_s()))
+
     async def turn(self, tenant: str, session_id: str, *, patient: bool = False) -> contextlib.ExitStack:
         """The turn of that session, which is over when what this gives is closed. `patient`: it waits however many do."""
         key, settings = (tenant, session_id), self.settings
@@ -213,9 +224,7 @@ def _continued(call: Call, history: tuple[Item, ...] | None) -> tuple[Call, Sequ
         of_system = isinstance(item, Message) and item.role in ("system", "developer")
         (system if of_system else said).append((item, place))
     new = said[_first_new([item for item, _ in said], history) :]
-    outputs = {item.call_id for item in (*history, *[item for item, _ in new]) if isinstance(item, FunctionCallOutput)}
-    # A call that its client has never answered: no model could go on from it.
-    past = [item for item in history if not isinstance(item, FunctionCall) or item.call_id in outputs]
+    past = _whole_calls(history, [item for item, _ in new])
     _check_outputs(past, new)
     whole = (*system, *[(item, "session_id") for item in past], *new)
     asked = msgspec.structs.replace(
@@ -225,6 +234,21 @@ def _continued(call: Call, history: tuple[Item, ...] | None) -> tuple[Call, Sequ
     return msgspec.structs.replace(call, request=asked, body=None, own_items=(), own_ids=True), [
         item for item, _ in new
     ]
+
+
+def _whole_calls(history: Sequence[Item], new: Sequence[Item]) -> list[Item]:
+    """The history without calls that have no output and outputs whose call has gone: no model could go on from them."""
+    outputs = {item.call_id for item in (*history, *new) if isinstance(item, FunctionCallOutput)}
+    calls, whole = set(), []
+    for item in history:
+        if isinstance(item, FunctionCall):
+            if item.call_id not in outputs:
+                continue
+            calls.add(item.call_id)
+        elif isinstance(item, FunctionCallOutput) and item.call_id not in calls:
+            continue
+        whole.append(item)
+    return whole
 
 
 def _first_new(items: Sequence[Item], history: Sequence[Item]) -> int:

@@ -102,8 +102,7 @@ class SessionResources:
             exchange_of(scope).outcome.error_code = "client_disconnected"
             return
         with turn:
-            now_s = int(self._runtime.clock.now_s())
-            if not await self._store.extend(tenant, session.id, items, now_s=now_s):
+            if not await self._runtime.sessions.extend(tenant, session.id, items, member="messages"):
                 raise _not_found(session.id)
         await send_json(listing([Entry(item.id, item.data) for item in items], limit=len(items)), send)
 
