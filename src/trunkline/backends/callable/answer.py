@@ -103,9 +103,12 @@ class Answer:
 
     def cut(self, _: object = None) -> list[ev.Event]:
         """The turn ends: tools that are still running did not come to an end of their own."""
-        return [
-            event for call_id in list(self._running) for event in self.feed(author.ToolFinished(call_id, failed=True))
-        ]
+        events: list[ev.Event] = []
+        for call_id, name in self._running.items():
+            events.append(ev.ToolProgress(call_id=call_id, name=name, status="completed", failed=True))
+            self._output(events, call_id=call_id, name=name)
+        self._running.clear()
+        return events
 
     def note(self, event: ev.ApprovalRequested | ev.ApprovalResolved) -> list[ev.Event]:
         """An event that belongs to no item."""
@@ -213,7 +216,8 @@ class Answer:
             events.append(ev.ArgumentsDelta(index, arguments))
         events.append(ev.ItemDone(index=index))
 
-    def _output(self, events: list[ev.Event], *, call_id: str, name: str, output: str) -> None:
+    def _output(self, events: list[ev.Event], *, call_id: str, name: str, output: str | None = None) -> None:
+        """What a tool gave; None where it never came to an end."""
         index, item_id = self._new_index(events), self._item_id("fco_")
         events.append(
             ev.ItemStarted(
@@ -221,7 +225,13 @@ class Answer:
             )
         )
         item = FunctionCallOutput(
-            call_id=call_id, content=(TextPart(output),), as_string=True, name=name, hosted=True, id=item_id
+            call_id=call_id,
+            content=(TextPart(output or ""),),
+            as_string=True,
+            name=name,
+            hosted=True,
+            id=item_id,
+            status="incomplete" if output is None else "completed",
         )
         events.append(ev.ItemDone(index=index, item=item))
 
@@ -253,9 +263,8 @@ class Answer:
         for tool in result.tools:
             arguments = _json_text(tool.arguments, f"the arguments of {tool.name!r}")
             self._call(events, call_id=tool.call_id, name=tool.name, arguments=arguments, hosted=True)
-            if tool.output is not None:
-                output = _output_text(tool.output, tool.call_id)
-                self._output(events, call_id=tool.call_id, name=tool.name, output=output)
+            output = None if tool.output is None else _output_text(tool.output, tool.call_id)
+            self._output(events, call_id=tool.call_id, name=tool.name, output=output)
 
     def _item_id(self, prefix: str) -> str:
         """Of the item that was opened last."""
