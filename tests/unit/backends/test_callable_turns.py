@@ -66,6 +66,39 @@ def test_a_conversation_that_goes_on_after_the_input_is_all_history() -> None:
     assert made.messages == made.history
 
 
+CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": ""}}
+
+
+def test_what_an_agent_said_while_its_tool_ran_stands_before_the_call() -> None:
+    call, output = FunctionCall(call_id="c1", name="look"), FunctionCallOutput(call_id="c1", content=(TextPart("fog"),))
+    made = turn("Look", call, said("assistant", "One moment. "), output, said("assistant", "Fog."), "And now?")
+    assert made.history == [
+        {"role": "user", "content": "Look"},
+        {"role": "assistant", "content": "One moment. ", "tool_calls": [CALL]},
+        {"role": "tool", "content": "fog", "tool_call_id": "c1"},
+        {"role": "assistant", "content": "Fog."},
+    ]
+    assert made.items[1:3] == (call, said("assistant", "One moment. "))
+
+
+def test_an_output_that_comes_after_the_next_question_stands_behind_its_call() -> None:
+    output = FunctionCallOutput(call_id="c1", content=(TextPart("fog"),))
+    made = turn("Look", FunctionCall(call_id="c1", name="look"), "Hurry", output)
+    assert [message["role"] for message in made.messages] == ["user", "assistant", "tool", "user"]
+    assert (made.input, made.history) == ("Hurry", made.messages[:-1])
+
+
+def test_a_tool_that_never_ended_has_an_output_and_an_output_of_no_call_is_left_out() -> None:
+    orphan = FunctionCallOutput(call_id="c9", content=(TextPart("?"),))
+    made = turn(orphan, "Look", FunctionCall(call_id="c1", name="look"), "Well?")
+    assert made.messages == [
+        {"role": "user", "content": "Look"},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": "", "tool_call_id": "c1"},
+        {"role": "user", "content": "Well?"},
+    ]
+
+
 def test_a_trailing_assistant_message_is_never_the_input() -> None:
     made = turn("Hello", said("assistant", "I was about to"))
     assert made.input == "Hello"

@@ -21,6 +21,7 @@ from trunkline.model.items import (
 )
 from trunkline.model.request import AllowedTools, NamedTool, OpaqueToolChoice, Request
 from trunkline.model.request import Tool as RequestTool
+from trunkline.model.tool_order import Kind, tools_in_order
 from trunkline.ports.backend import SAMPLING_HINTS, Context
 
 History = Literal["full", "last", "flatten"]
@@ -41,9 +42,10 @@ def turn_for(request: Request, context: Context, *, history: History, client_too
         if isinstance(item, Message) and item.role in ("system", "developer")
     ]
     items: Sequence[Item] = request.items if history != "last" else request.items[last:]
-    before = chat_messages(request.items[:last]) if history != "last" else []
+    ordered = tools_in_order(items, _place, unfinished=_unfinished)
+    last = _last_user(ordered)
+    before, since = chat_messages(ordered[:last]), chat_messages(ordered[last:])
     text = text_of(asked.content, separator="\n")
-    since = chat_messages(request.items[last:])
     messages = before + since
     past = messages if len(since) > 1 else before
     if history == "flatten":
@@ -69,7 +71,7 @@ def turn_for(request: Request, context: Context, *, history: History, client_too
 
 
 def chat_messages(items: Sequence[Item]) -> list[ChatMessage]:
-    """The conversation in these items; instructions, reasoning and what is opaque are left out."""
+    """The conversation in these items, which have their tools in order; instructions, reasoning and what is opaque are left out."""
     messages: list[ChatMessage] = []
     for item in items:
         match item:
@@ -94,6 +96,23 @@ def chat_messages(items: Sequence[Item]) -> list[ChatMessage]:
             case _:
                 pass
     return messages
+
+
+def _place(item: Item) -> tuple[Kind, str]:
+    match item:
+        case FunctionCall(call_id=call_id):
+            return "call", call_id
+        case FunctionCallOutput(call_id=call_id):
+            return "output", call_id
+        case Message(role="user"):
+            return "asked", ""
+        case _:
+            return "said", ""
+
+
+def _unfinished(call: Item) -> Item:
+    assert isinstance(call, FunctionCall)
+    return FunctionCallOutput(call_id=call.call_id)
 
 
 def flattened(messages: Sequence[ChatMessage]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from trunkline.dialects.runs.names import run_id_of
+from trunkline.model.tool_order import Kind, tools_in_order
 from trunkline.ports.stores import LoggedEvent
 
 CLOSED = b": stream closed\n\n"
@@ -197,7 +198,7 @@ def failure_of(response: Ended) -> _Members:
 def chat_messages(output: Sequence[_Raws]) -> list[_Members]:
     """The turn as chat messages: what the agent said, which tools it called, what they gave."""
     messages: list[_Members] = []
-    for item in output:
+    for item in tools_in_order(output, _place):
         match _text(item.get("type")):
             case "message":
                 messages.append({"role": "assistant", "content": _content_text(item.get("content"))})
@@ -222,6 +223,17 @@ def chat_messages(output: Sequence[_Raws]) -> list[_Members]:
             case _:
                 pass
     return messages
+
+
+def _place(item: _Raws) -> tuple[Kind, str]:
+    call_id = _text(item.get("call_id"))
+    match _text(item.get("type")):
+        case "function_call" | "custom_tool_call":
+            return "call", call_id
+        case "function_call_output" | "custom_tool_call_output":
+            return "output", call_id
+        case _:
+            return "said", ""
 
 
 def _content_text(content: msgspec.Raw | None) -> str:
