@@ -44,9 +44,17 @@ class _Asked:
         """The error, once the log has it. Nobody waits for a probe; there are many while a server is away."""
         level = logging.DEBUG if self._request_id is None else logging.WARNING
         said = "" if cause is None else f": {(str(cause) or type(cause).__name__)[:CAUSE_CHARACTERS]}"
-        url = f"{self._url.scheme}://{authority(self._url)}{self._url.path}{self._path}"
-        logger.log(level, "%s: %s %s, request %s%s", error.message, self._method, url, self._request_id, said)
+        logger.log(level, "%s: %s, request %s%s", error.message, self._where, self._request_id, said)
         return error
+
+    def stale(self) -> None:
+        logger.info(
+            "%s had closed a connection, asked on another: %s, request %s", self.name, self._where, self._request_id
+        )
+
+    @property
+    def _where(self) -> str:
+        return f"{self._method} {self._url.scheme}://{authority(self._url)}{self._url.path}{self._path}"
 
 
 class Answer:
@@ -216,7 +224,7 @@ class Upstream:
         head = self._head(method, path, body, headers)
         asked = _Asked(self.name, method, self._url, path, headers.get("X-Request-Id"))
         try:
-            return Answer(await self._exchange(pool, head, body), pool, asked)
+            return Answer(await self._exchange(pool, head, body, asked), pool, asked)
         except (Silent, TimeoutError):
             raise asked.failed(
                 BackendTimeout(f"{self.name} did not begin to answer within {self._first_byte_timeout_s:g} s")
@@ -230,14 +238,14 @@ class Upstream:
         except (NotConnected, Lost) as error:
             raise asked.failed(BackendUnavailable(f"{self.name} cannot be reached: {error.reason}"), error) from None
 
-    async def _exchange(self, pool: Pool, head: bytes, body: Body | None) -> Connection:
+    async def _exchange(self, pool: Pool, head: bytes, body: Body | None, asked: _Asked) -> Connection:
         """A connection that has the head of an answer. Its slot is given back if there is none."""
         deadline_s = asyncio.get_running_loop().time() + self._first_byte_timeout_s
         connection = pool.idle()
         if connection is None:
             async with asyncio.timeout_at(deadline_s):
                 connection = await pool.acquire()
-        asked = False
+        answered = False
         try:
             try:
                 await connection.ask(head, body, deadline_s=deadline_s)
@@ -246,14 +254,15 @@ class Upstream:
                     raise
                 # The server had closed it while nobody used it, or before it saw the request; llama.cpp's does it under load.
                 # A fresh one is not tried again: what was sent on that, the server may be working on.
+                asked.stale()
                 connection.abort()
                 async with asyncio.timeout_at(deadline_s):
                     fresh = await pool.connect()
                 connection = fresh
                 await connection.ask(head, body, deadline_s=deadline_s)
-            asked = True
+            answered = True
         finally:
-            if not asked:
+            if not answered:
                 pool.release(connection)
         return connection
 

@@ -20,6 +20,8 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 256
 HIGH_WATER_BYTES = 256 * 1024
 """What may wait here for a slow reader before the other side is made to wait."""
+STALE_WITHIN_S = 0.1
+"""A connection lost so soon after a request was closed before its server saw that; later, the server may have worked on it."""
 PIECE_BYTES = 65_536
 """What is larger goes up in pieces, so that a connection never holds a copy of a large body."""
 
@@ -94,7 +96,7 @@ class Connection(asyncio.Protocol):
         *("_deadline_s", "_first_byte_timeout_s", "_idle_timeout_s", "_timer", "_timer_s"),
         *("_loop", "_on_lost", "_parser", "_transport", "_waiter", "_wanted"),
         *("_exchanges", "_reading", "_resting", "_writable"),
-        *("_failure", "_head_done", "_heard", "_interim", "_keeps", "_more", "_sent"),
+        *("_asked_s", "_failure", "_head_done", "_heard", "_interim", "_keeps", "_more", "_sent"),
         *("_head_bytes", "_overhead_bytes", "_pieces", "_size"),
     )
 
@@ -119,6 +121,7 @@ class Connection(asyncio.Protocol):
         self._reading = True
         self._resting = False
         self._exchanges = 0
+        self._asked_s = 0.0
         self._forget()
 
     def _forget(self) -> None:
@@ -148,8 +151,10 @@ class Connection(asyncio.Protocol):
 
     @property
     def stale(self) -> bool:
-        """Whether it was lost as a connection is that the server had closed while nobody used it: nothing of an answer came."""
-        return self._exchanges > 1 and not self._heard
+        """Whether it was lost as a connection is that the server had closed while nobody used it: at once, without an answer."""
+        if self._exchanges == 1 or self._heard:
+            return False
+        return not self._sent or self._loop.time() - self._asked_s <= STALE_WITHIN_S
 
     async def ask(self, head: bytes, body: Body | None, *, deadline_s: float) -> None:
         """Sends a request, and returns when the head of the answer is there, which may be before all of the body is sent.
@@ -172,6 +177,8 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.write(head)
             await self._send((body,) if isinstance(body, bytes) else body, deadline_s)
+        if self._exchanges > 1:
+            self._asked_s = self._loop.time()
         while not self._head_done:
             if self._failure is not None:
                 raise self._failure.again()

@@ -396,6 +396,36 @@ async def test_each_wait_has_its_time(ticking: Callable[[float], None]) -> None:
         await waiting
 
 
+@pytest.mark.parametrize(("after_s", "stale"), [(0.05, True), (2.0, False)], ids=["at once", "after some work"])
+async def test_lost_long_after_it_was_asked_is_not_stale(
+    ticking: Callable[[float], None], after_s: float, stale: bool
+) -> None:
+    talk = Talk()
+    await talk.ask(LENGTH)
+    await talk.rest()
+    asking = asyncio.create_task(talk.connection.ask(HEAD, b"{}", deadline_s=FAR_S))
+    await asyncio.sleep(0)
+    ticking(after_s)
+    talk.feed(None)
+    with pytest.raises(Lost):
+        await asking
+    assert talk.connection.stale is stale
+
+
+async def test_lost_while_the_request_is_still_being_sent_is_stale(ticking: Callable[[float], None]) -> None:
+    talk = Talk()
+    await talk.ask(LENGTH)
+    await talk.rest()
+    talk.connection.pause_writing()
+    asking = asyncio.create_task(talk.connection.ask(HEAD, b"x" * 3 * PIECE_BYTES, deadline_s=FAR_S))
+    await asyncio.sleep(0)
+    ticking(2.0)
+    talk.feed(None)
+    with pytest.raises(Lost):
+        await asking
+    assert talk.connection.stale
+
+
 async def test_a_body_that_is_wanted_whole_may_trickle(ticking: Callable[[float], None]) -> None:
     talk = Talk(first_byte_timeout_s=100, idle_timeout_s=10)
     await talk.ask(head("Content-Length: 5"), b"h")
