@@ -16,6 +16,8 @@ from trunkline.config.store_url import store_file
 KEY_VARIABLE = "TRUNKLINE_API_KEY"
 QUESTION = "Say hello in one sentence."
 MODELS_SHOWN = 8
+PLACE = "MODEL"
+"""Stands where a model's name belongs as long as nobody has listed one."""
 
 
 def url_line(output: Output, url: str) -> str:
@@ -39,6 +41,9 @@ def print_welcome(output: Output, *, config: Config, url: str, models: Sequence[
     output.line()
     for line in sdk_program(model, brief=brief):
         output.line(f"  {line}")
+    if model is None:
+        output.line()
+        output.line(f"(No model is listed yet. Put one of {url}/v1/models in place of {PLACE}.)", style=Style.FAINT)
     output.line()
     kept = store_file(config.store.url) or "memory until the server stops; a configuration file can keep it"
     output.line(f"(What is stored is kept in {kept}.)", style=Style.FAINT)
@@ -48,8 +53,8 @@ def print_welcome(output: Output, *, config: Config, url: str, models: Sequence[
 
 
 def curl(url: str, *, model: str | None, secured: bool, brief: bool) -> str:
-    """One shell line that asks for an answer. Without a model: the server's default or only one answers."""
-    named: dict[str, object] = {"model": model} if model else {}
+    """One shell line that asks for an answer."""
+    named: dict[str, object] = {"model": model or PLACE}
     if brief:
         named["max_tokens"] = 60
     body = json.dumps({**named, "messages": [{"role": "user", "content": QUESTION}]}, ensure_ascii=False)
@@ -66,7 +71,7 @@ def sdk_exports(url: str, *, secured: bool) -> list[str]:
 def sdk_program(model: str | None, *, brief: bool) -> list[str]:
     """Three lines of Python for the same question."""
     message = f'{{"role": "user", "content": "{QUESTION}"}}'
-    named = json.dumps(model or "", ensure_ascii=False)
+    named = json.dumps(model or PLACE, ensure_ascii=False)
     limit = ", max_tokens=60" if brief else ""
     return [
         "from openai import OpenAI",

@@ -1,11 +1,14 @@
 """The lines to paste are right for every model name and never hold a key."""
 
+import io
 import json
 import shlex
 
 import pytest
 
-from trunkline.cli.welcome import curl, sdk_exports, sdk_program
+from trunkline.cli.output import Output
+from trunkline.cli.welcome import curl, print_welcome, sdk_exports, sdk_program
+from trunkline.config.load import build_config
 
 
 @pytest.mark.parametrize("model", ["a", "it's", 'quo"te', "back\\slash", "größe", "$HOME", "`id`"])
@@ -21,9 +24,16 @@ def test_the_program_carries_any_model_name_through_python(model: str) -> None:
     assert json.dumps(model, ensure_ascii=False) in program
 
 
-def test_without_a_model_the_request_leaves_it_to_the_server() -> None:
+def test_where_no_model_is_known_yet_the_lines_have_a_place_for_it_and_say_so() -> None:
     words = shlex.split(curl("http://127.0.0.1:1", model=None, secured=False, brief=False))
-    assert list(json.loads(words[words.index("-d") + 1])) == ["messages"]
+    assert json.loads(words[words.index("-d") + 1])["model"] == "MODEL"
+    assert 'model="MODEL"' in sdk_program(None, brief=False)[1]
+    config = build_config({"backends": {"up": {"type": "http", "endpoints": ["http://127.0.0.1:1/v1"]}}}, environ={})
+    written = io.StringIO()
+    output = Output(stdout=written, stderr=written, environ={})
+    print_welcome(output, config=config, url="http://127.0.0.1:2", models=())
+    assert "(No model is listed yet. Put one of http://127.0.0.1:2/v1/models in place of MODEL.)" in written.getvalue()
+    assert 'model=""' not in written.getvalue()
 
 
 def test_a_secured_server_is_called_with_a_key_from_a_variable() -> None:
