@@ -68,6 +68,16 @@ def test_an_only_agent_is_shown_as_the_profile_calls_it(tmp_path: Path) -> None:
     assert ended.stdout.splitlines()[1].split() == ["nanobot", "support", "python", "support_bot.py:agent"]
 
 
+def test_a_target_without_an_attribute_lists_what_its_file_has(tmp_path: Path) -> None:
+    write(tmp_path, '[backends.support]\ntype = "python"\ntarget = "support_bot.py"\n')
+    ended = run("check", "trunkline.toml", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "trunkline: error: config trunkline.toml: backends.support.target: "
+        "expected 'module:attribute' or 'path/file.py:attribute', got 'support_bot.py'; it defines: agent (did you mean 'support_bot.py:agent'?)\n"
+    )
+
+
 def test_an_endpoint_that_may_lack_a_path_is_named(tmp_path: Path) -> None:
     backend = (
         '[backends.{}]\ntype = "http"\nendpoints = ["http://127.0.0.1:9/v1", "http://u:hunter2@127.0.0.1:8{}"]\n{}'

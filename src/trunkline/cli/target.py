@@ -5,16 +5,15 @@ A target is told apart by its form alone, in this order: nothing (the embedded m
 sentence that says what it looks like and what would be right.
 """
 
-import ast
 import re
 from pathlib import Path
 
+from trunkline.config.candidates import agents_in
 from trunkline.config.checks import url_problem
 from trunkline.config.expect import Document
 from trunkline.model.errors import ConfigError
 
 COMMAND_LINE_AGENTS = frozenset({"claude", "codex", "gemini", "opencode", "pi"})
-AGENT_METHODS = frozenset({"__call__", "run_conversation", "process_direct"})
 FORMS = "no TARGET (the embedded model), file.py:attribute, module:attribute, an http(s) URL, or 'scripted'"
 
 _AGENT = re.compile(r".+:[A-Za-z_][A-Za-z0-9_.]*")
@@ -68,7 +67,7 @@ def _file_without_attribute(path: Path) -> str:
     if path.suffix != ".py":
         return f"{path} is not a Python file; expected {FORMS}"
     try:
-        names = _candidates(ast.parse(path.read_bytes(), filename=str(path)))
+        names = agents_in(path)
     except SyntaxError as error:
         return f"agent {path}:{error.lineno}: {type(error).__name__}: {error.msg}"
     except OSError as error:
@@ -76,23 +75,3 @@ def _file_without_attribute(path: Path) -> str:
     if not names:
         return f"{path} defines nothing that could be an agent; name one with {path}:ATTRIBUTE"
     return f"which agent of {path}? it defines: {', '.join(names)}; serve one with: trunkline serve {path}:{names[0]}"
-
-
-def _candidates(module: ast.Module) -> list[str]:
-    """Public functions, classes that make agents, and names that hold the result of a call, as an agent object would; the
-    likeliest first."""
-    names: list[str] = []
-    for node in module.body:
-        match node:
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-                names.append(name)
-            case ast.ClassDef(name=name) if any(getattr(member, "name", "") in AGENT_METHODS for member in node.body):
-                names.append(name)
-            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call()):
-                names.append(name)
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.Call()):
-                names.append(name)
-            case _:
-                pass
-    public = [name for name in dict.fromkeys(names) if not name.startswith("_")]
-    return sorted(public, key=lambda name: "agent" not in name.lower())

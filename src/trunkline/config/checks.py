@@ -142,7 +142,8 @@ def _backends(config: Config) -> Iterator[Problem]:
                         f"{path}.api_key", "contains line ends or control characters, which no header can carry"
                     )
             case PythonSettings():
-                if not _TARGET.fullmatch(settings.target):
+                # Of a file without an attribute more can be said by who may look into it.
+                if not _TARGET.fullmatch(settings.target) and not settings.target.endswith(".py"):
                     yield Problem(
                         f"{path}.target",
                         f"expected 'module:attribute' or 'path/file.py:attribute', got {settings.target!r}",

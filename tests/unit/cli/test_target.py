@@ -36,10 +36,14 @@ def test_candidates_are_public_functions_and_objects_the_likeliest_first(tmp_pat
         "import os\nLIMIT = 3\nfirst = Bot()\ntyped: Bot = Bot()\nclass Bot: ...\n"
         "def second(turn): ...\nasync def my_agent(turn): ...\ndef _hidden(turn): ...\n"
         "class Called:\n    def __call__(self, turn): ...\n"
+        "def helper(): ...\ndef join(one, other): ...\ndef of(turn, *, more): ...\n@decorated\ndef wrapped(): ...\n"
+        "class Unmade:\n    def __init__(self, model): ...\n    def __call__(self, turn): ...\n"
+        "class Adds:\n    def __call__(self, one, other): ...\n"
         "class Talks:\n    x = 1\n    async def process_direct(self, content): ...\n"
     )
     with pytest.raises(
-        ConfigError, match=r"it defines: my_agent, first, typed, second, Called, Talks; serve one with: .*:my_agent"
+        ConfigError,
+        match=r"it defines: my_agent, first, typed, second, Called, wrapped, Talks; serve one with: .*:my_agent",
     ):
         target_document(str(file))
 

@@ -235,8 +235,8 @@ WRONG_FILES = {
         "backends.local.max_concurrency: expected an integer, 1 or more, got 0",
     ),
     "target": (
-        '[backends.a]\ntype = "python"\ntarget = "my_agent.py"\n',
-        "backends.a.target: expected 'module:attribute' or 'path/file.py:attribute', got 'my_agent.py'",
+        '[backends.a]\ntype = "python"\ntarget = "my_agent"\n',
+        "backends.a.target: expected 'module:attribute' or 'path/file.py:attribute', got 'my_agent'",
     ),
     "same_model_twice": (
         LOCAL + '[[models]]\nname = "a"\nroutes = [{backend = "local"}]\n' * 2,

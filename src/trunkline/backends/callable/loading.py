@@ -18,6 +18,7 @@ from types import ModuleType
 
 import msgspec
 
+from trunkline.config.candidates import agents_in
 from trunkline.model.errors import ConfigError
 
 
@@ -43,13 +44,25 @@ def parse_target(text: str, *, base_dir: Path) -> Target:
     """Raises ConfigError unless it has the form of a target."""
     place, _, attribute = text.rpartition(":")
     if not place or not all(part.isidentifier() for part in attribute.split(".")):
-        hint = f" (did you mean '{text.rstrip(':')}:agent'?)" if text.rstrip(":").endswith(".py") else ""
+        hint = _hint(text.rstrip(":"), base_dir=base_dir)
         raise ConfigError(f"expected 'module:attribute' or 'path/file.py:attribute', got {text!r}{hint}")
     if place.endswith(".py"):
         return Target(text, attribute, path=(base_dir / Path(place).expanduser()).resolve())
     if not all(part.isidentifier() for part in place.split(".")):
         raise ConfigError(f"{place!r} is neither a .py file nor the name of a module, in target {text!r}")
     return Target(text, attribute, module=place)
+
+
+def _hint(text: str, *, base_dir: Path) -> str:
+    """What of a file may have been meant."""
+    if not text.endswith(".py"):
+        return ""
+    try:
+        names = agents_in(base_dir / Path(text).expanduser())
+    except (OSError, SyntaxError):
+        names = []
+    has = f"; it defines: {', '.join(names)}" if names else ""
+    return f"{has} (did you mean '{text}:{names[0] if names else 'agent'}'?)"
 
 
 def load_target(target: Target, *, base_dir: Path) -> object:
