@@ -16,6 +16,7 @@ from tests.responses import Asking, call_output
 from tests.serving import Reply, Serving, eventually, user
 from tests.sockets import HELD, HOLD, HOLDING, socket
 from trunkline.engine.answer_size import MAX_ANSWER_CHARACTERS
+from trunkline.model.errors import RateLimited
 from trunkline.ports.stores import StoredItem
 
 BOT = '[backends.mine]\ntype = "python"\ntarget = "bot.py:agent"\n'
@@ -210,3 +211,17 @@ async def test_an_output_whose_call_a_session_has_lost_is_left_out(serve: Serve,
     async with serve(STORED + BOT, scripts={"bot.py": LONG}) as server:
         reply = await post(server, "two")
         assert reply.json()["choices"][0]["message"]["content"] == "one | two"
+
+
+async def test_who_is_refused_is_not_counted_among_those_who_wait(serve: Serve) -> None:
+    async with serve("[sessions]\nmax_waiting = 1\n" + BOT, scripts={"bot.py": LONG}) as server:
+        sessions = server.application.runtime.sessions
+        with await sessions.turn("default", "s1"):
+            waiting = asyncio.create_task(sessions.turn("default", "s1"))
+            await eventually(lambda: sessions._turns.waiting(("default", "s1")) == 2)
+            more = [sessions.turn("default", "s1") for _ in range(3)]
+            refusals = await asyncio.gather(*more, return_exceptions=True)
+        (await waiting).close()
+        for refusal in refusals:
+            assert isinstance(refusal, RateLimited)
+            assert refusal.message.startswith("1 turns of session 's1' are waiting already")

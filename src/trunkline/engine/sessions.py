@@ -88,22 +88,22 @@ class Sessions:
         """The turn of that session, which is over when what this gives is closed. `patient`: it waits however many do."""
         key, settings = (tenant, session_id), self.settings
         before = self._turns.waiting(key)
-        refusal: RequestError = Conflict(
+        busy = Conflict(
             f"Another turn of session '{session_id}' is under way, and a session has one at a time; try again when it has ended.",
             code="session_busy",
             param="session_id",
         )
-        wait_s: float | None = 0.0
-        if patient or (settings.when_busy == "wait" and before <= settings.max_waiting):
-            wait_s = None
-        elif settings.when_busy == "wait":
-            refusal = RateLimited(
-                f"{before - 1} turns of session '{session_id}' are waiting already; try again later.",
-                code="session_busy",
-                param="session_id",
-                retry_after_s=RETRY_AFTER_S,
-            )
-        return await self._turns.take(key, wait_s=wait_s, refusal=refusal)
+        if before and not patient:  # who is refused never stands in the line
+            if settings.when_busy != "wait":
+                raise busy
+            if before > settings.max_waiting:
+                raise RateLimited(
+                    f"{before - 1} turns of session '{session_id}' are waiting already; try again later.",
+                    code="session_busy",
+                    param="session_id",
+                    retry_after_s=RETRY_AFTER_S,
+                )
+        return await self._turns.take(key, wait_s=None, refusal=busy)
 
     async def _history(self, call: Call) -> tuple[bool, tuple[Item, ...] | None]:
         """Whether there is such a session, and what was said in it; None where the request has its history from elsewhere."""
