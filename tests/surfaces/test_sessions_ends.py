@@ -225,3 +225,17 @@ async def test_who_is_refused_is_not_counted_among_those_who_wait(serve: Serve) 
         for refusal in refusals:
             assert isinstance(refusal, RateLimited)
             assert refusal.message.startswith("1 turns of session 's1' are waiting already")
+
+
+@pytest.mark.parametrize("name", ["X-Session-Id", "X-Session-Key", "Idempotency-Key"])
+async def test_a_header_that_is_there_twice_is_refused(serve: Serve, name: str) -> None:
+    keys = '[[server.keys]]\nname = "ann"\nkey = "ka"\n'
+    async with serve(keys + BOT, scripts={"bot.py": LONG}) as server, server.connect() as wire:
+        body = json.dumps({"model": "bot", "messages": user("hi")}).encode()
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ka\r\n{name}: a\r\n{name}: b\r\n"
+        )
+        await wire.send(head.encode() + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        refused = await wire.reply()
+        assert (refused.status, refused.error["param"]) == (400, name.lower() if name != "Idempotency-Key" else name)
+        assert "twice" in refused.error["message"]

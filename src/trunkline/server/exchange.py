@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from starlette.types import Scope, Send
 
+from trunkline.model.errors import InvalidParameter
 from trunkline.telemetry.outcome import Outcome
 
 KEY = "trunkline.exchange"
@@ -55,6 +56,15 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     """The first header of that (lower-case) name."""
     exchange: Exchange = scope[KEY]
     return exchange.received.get(name)
+
+
+def sole_header(scope: Scope, name: str) -> bytes | None:
+    """The header of that name, in any case, where a second one would contradict it. Raises InvalidParameter for a second one."""
+    wanted = name.lower().encode()
+    given = header(scope, wanted)
+    if given is not None and sum([one == wanted for one, _ in scope["headers"]]) > 1:
+        raise InvalidParameter(f"The header '{name}' is there twice, and only one can count; send one.", param=name)
+    return given
 
 
 @lru_cache(maxsize=256)

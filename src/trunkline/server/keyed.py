@@ -17,7 +17,7 @@ from trunkline.engine.idempotency import Given, How, Idempotency, Prepare
 from trunkline.model.errors import InvalidParameter
 from trunkline.server.answering import Answerer
 from trunkline.server.disconnect import DisconnectWatch
-from trunkline.server.exchange import Exchange, exchange_of
+from trunkline.server.exchange import Exchange, exchange_of, sole_header
 from trunkline.server.runtime import Runtime
 from trunkline.server.session import announce
 
@@ -33,7 +33,7 @@ AnswererAt = Callable[[Callable[[], float]], Answerer]
 def key_of(scope: Scope, runtime: Runtime, body: bytes) -> IdempotencyKey | None:
     """The key and what it stands for; None where there is none. `body` is a JSON object. Raises InvalidParameter."""
     received = exchange_of(scope).received
-    given = received.get(NAME.encode())
+    given = sole_header(scope, NAME.title())
     if given is None:
         return None
     if not 1 <= len(given) <= MAX_CHARACTERS or not _PLAIN.issuperset(given):

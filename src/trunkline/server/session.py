@@ -22,7 +22,7 @@ from trunkline.engine.auxiliary import is_auxiliary
 from trunkline.model.errors import InvalidParameter, PermissionDenied
 from trunkline.model.items import Message, TextPart, text_of
 from trunkline.model.request import Request
-from trunkline.server.exchange import Exchange, header
+from trunkline.server.exchange import Exchange, sole_header
 from trunkline.server.runtime import Runtime
 
 MEMBER = "session_id"
@@ -76,7 +76,7 @@ def session_of(scope: Scope, request: Request, runtime: Runtime) -> tuple[Sessio
 
 def session_id_of(scope: Scope, profile: Profile) -> str | None:
     """The one that a header names; an empty one names none, as chat UIs send it before they have an id. Raises InvalidParameter."""
-    given = header(scope, profile.session_header.encode())
+    given = sole_header(scope, profile.session_header)
     return checked_id(given.decode("latin-1"), param=profile.session_header) if given else None
 
 
@@ -120,7 +120,7 @@ def announce(exchange: Exchange, profile: Profile, session_id: str, memory_key: 
 
 
 def _memory_key_of(scope: Scope, profile: Profile, settings: ServerSettings) -> str | None:
-    given = header(scope, profile.memory_key_header.encode())
+    given = sole_header(scope, profile.memory_key_header)
     if not given:
         return None
     name = profile.memory_key_header
