@@ -24,7 +24,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     queue of any length. `session_id`: the conversation it belongs to; `session_named`: its client named it, and wants what is kept
     under that name. `cache`: whether a kept answer will do and this one may be kept; None: as its model says. `admitted` is
     awaited once a backend has a slot for it, and before anything is asked of that backend; a fallback may have it awaited again.
-    `idempotency_key`: what a run is found by again. `shows_approvals`: whether the surface's streams can show an agent's questions.
+    `idempotency_key`: what a run is found by again. `shows_approvals`: whether its stream shows an agent's questions.
     """
 
     request: Request
