@@ -74,7 +74,8 @@ def test_a_target_without_an_attribute_lists_what_its_file_has(tmp_path: Path) -
     assert ended.returncode == 1
     assert ended.stderr == (
         "trunkline: error: config trunkline.toml: backends.support.target: "
-        "expected 'module:attribute' or 'path/file.py:attribute', got 'support_bot.py'; it defines: agent (did you mean 'support_bot.py:agent'?)\n"
+        "expected 'module:attribute' or 'path/file.py:attribute', got 'support_bot.py'; "
+        "it defines: agent (did you mean 'support_bot.py:agent'?)\n"
     )
 
 

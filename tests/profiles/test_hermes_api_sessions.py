@@ -438,3 +438,16 @@ def test_a_key_from_an_example_is_for_loopback_only(key: str) -> None:
         build_config({"server": {"profile": "hermes", "host": "0.0.0.0", "api_keys": [key]}, **agent}, environ={})
     local = build_config({"server": {"profile": "hermes", "api_keys": [key]}, **agent}, environ={})
     assert local.server.api_keys == (key,)
+
+
+async def test_errors_and_lists_are_spaced_as_answers_are(keyed: Serving) -> None:
+    await made(keyed, id="s1", title="Plans")
+    replies = [
+        await keyed.get(path, headers=AUTH) for path in ("/v1/sessions", "/api/sessions", "/api/sessions/s9", "/v1/x")
+    ]
+    replies += [
+        await keyed.request("POST", path, b"{}", headers=AUTH) for path in ("/v1/chat/completions", "/v1/responses")
+    ]
+    assert [reply.status for reply in replies] == [200, 200, 404, 404, 400, 400]
+    for reply in replies:
+        assert reply.body.decode() == json.dumps(reply.json(), ensure_ascii=False)

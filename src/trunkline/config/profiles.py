@@ -23,7 +23,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """Wire settings.
 
     Attributes:
-        json_spacing: JSON in streams is written `"key": value` instead of `"key":value`.
+        json_spacing: JSON in streams, answers, errors and sessions is written `"key": value` instead of `"key":value`.
         error_style: `openai` is `{"error": {message, type, param, code}}`; `plain` is `{"error": type, "detail": message}`.
         platform_name: What `/health` gives as `platform`; absent: the key is left out.
         own_name: Name of what is this server's own on the wire: its events in chat streams (`NAME.tool.progress`), the member with

@@ -69,8 +69,8 @@ class ChatSurface:
 
     def encode_error(self, error: ErrorInfo) -> bytes:
         if self._profile.error_style == "plain":
-            return _encode({"error": error.type, "detail": error.message})
-        return _encode(parts.write_error(error, own_name=self.own_name))
+            return _dump({"error": error.type, "detail": error.message}, spaced=self._profile.json_spacing)
+        return _dump(parts.write_error(error, own_name=self.own_name), spaced=self._profile.json_spacing)
 
     def shows_approvals(self, request: Request) -> bool:
         """Whether its stream shows what an agent asks."""

@@ -70,9 +70,9 @@ class ResponsesSurface:
         return msgspec.json.format(data, indent=0) if self._settings.json_spacing else data
 
     def encode_error(self, error: ErrorInfo) -> bytes:
-        if self._plain_errors:
-            return msgspec.json.encode({"error": error.type, "detail": error.message})
-        return msgspec.json.encode(write_error(error, own_name=self.own_name))
+        plain = {"error": error.type, "detail": error.message}
+        data = msgspec.json.encode(plain if self._plain_errors else write_error(error, own_name=self.own_name))
+        return msgspec.json.format(data, indent=0) if self._settings.json_spacing else data
 
     def frame(self, emitted: Emitted) -> bytes:
         """One event as server-sent event, with the sentinel after a terminal one: for replaying a log."""

@@ -80,7 +80,7 @@ class HermesSessions:
             "offset": offset,
             "has_more": len(found) > offset + limit,
         }
-        await send_json(msgspec.json.encode(body), send)
+        await send_json(msgspec.json.encode(body), send, spaced=self._runtime.profile.json_spacing)
 
     async def retrieve(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._send_one(await _load(self._store, scope), send)
@@ -110,7 +110,7 @@ class HermesSessions:
         if not await self._runtime.sessions.delete(exchange_of(scope).tenant, session_id):
             raise _not_found(session_id)
         body = {"object": f"{self._name}.deleted", "id": session_id, "deleted": True}
-        await send_json(msgspec.json.encode(body), send)
+        await send_json(msgspec.json.encode(body), send, spaced=self._runtime.profile.json_spacing)
 
     async def messages(self, scope: Scope, receive: Receive, send: Send) -> None:
         session_id = scope["path_params"]["session_id"]
@@ -124,7 +124,11 @@ class HermesSessions:
             await asyncio.sleep(0)
             items += items_from_stored([item.data for item in stored[start : start + SLICE]])
         data = [stored_message(session_id, one) for one in messages_of(items)]
-        await send_json(msgspec.json.encode({"object": "list", "session_id": session_id, "data": data}), send)
+        await send_json(
+            msgspec.json.encode({"object": "list", "session_id": session_id, "data": data}),
+            send,
+            spaced=self._runtime.profile.json_spacing,
+        )
 
     async def fork(self, scope: Scope, receive: Receive, send: Send) -> None:
         source = await self._read(scope, receive)
@@ -202,7 +206,7 @@ class HermesSessions:
 
     async def _send_one(self, session: StoredSession, send: Send, *, status: int = 200) -> None:
         body = {"object": self._name, "session": self._members(session)}
-        await send_json(msgspec.json.encode(body), send, status=status)
+        await send_json(msgspec.json.encode(body), send, status=status, spaced=self._runtime.profile.json_spacing)
 
 
 class HermesChat:

@@ -39,20 +39,23 @@ class SessionResources:
     def __init__(self, runtime: Runtime, store: SessionStore) -> None:
         self._runtime = runtime
         self._store = store
+        self._spaced = runtime.profile.json_spacing
 
     async def create(self, scope: Scope, receive: Receive, send: Send) -> None:
         _, source = await self._read(scope, receive)
         session = self._made(source)
         await self._store.create(exchange_of(scope).tenant, session)
-        await send_json(_written(session), send)
+        await send_json(_written(session), send, spaced=self._spaced)
 
     async def list(self, scope: Scope, receive: Receive, send: Send) -> None:
         page = page_of(scope)
         sessions = await self._store.list(exchange_of(scope).tenant, one_more(page))
-        await send_json(listing([Entry(one.id, _written(one)) for one in sessions], limit=page.limit), send)
+        await send_json(
+            listing([Entry(one.id, _written(one)) for one in sessions], limit=page.limit), send, spaced=self._spaced
+        )
 
     async def retrieve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send_json(_written(await self._load(scope)), send)
+        await send_json(_written(await self._load(scope)), send, spaced=self._spaced)
 
     async def update(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What is not named stays; null takes it away."""
@@ -66,13 +69,19 @@ class SessionResources:
         metadata = metadata_of(source) if "metadata" in source else session.metadata
         if not await self._store.update(exchange_of(scope).tenant, session.id, title=title, metadata=metadata):
             raise _not_found(session.id)
-        await send_json(_written(msgspec.structs.replace(session, title=title, metadata=metadata)), send)
+        await send_json(
+            _written(msgspec.structs.replace(session, title=title, metadata=metadata)), send, spaced=self._spaced
+        )
 
     async def delete(self, scope: Scope, receive: Receive, send: Send) -> None:
         session_id = scope["path_params"]["id"]
         if not await self._runtime.sessions.delete(exchange_of(scope).tenant, session_id):
             raise _not_found(session_id)
-        await send_json(msgspec.json.encode({"id": session_id, "object": "session.deleted", "deleted": True}), send)
+        await send_json(
+            msgspec.json.encode({"id": session_id, "object": "session.deleted", "deleted": True}),
+            send,
+            spaced=self._spaced,
+        )
 
     async def fork(self, scope: Scope, receive: Receive, send: Send) -> None:
         _, source = await self._read(scope, receive)
@@ -85,13 +94,15 @@ class SessionResources:
         up_to = _text_in(source, "up_to")
         if not await self._store.fork(tenant, parent.id, fork, up_to=up_to):
             raise _not_found(parent.id)
-        await send_json(_written(await self._store.load(tenant, fork.id) or fork), send)
+        await send_json(_written(await self._store.load(tenant, fork.id) or fork), send, spaced=self._spaced)
 
     async def messages(self, scope: Scope, receive: Receive, send: Send) -> None:
         page = page_of(scope, order="asc")
         session = await self._load(scope)
         items = await self._store.items(exchange_of(scope).tenant, session.id, one_more(page))
-        await send_json(listing([Entry(item.id, item.data) for item in items], limit=page.limit), send)
+        await send_json(
+            listing([Entry(item.id, item.data) for item in items], limit=page.limit), send, spaced=self._spaced
+        )
 
     async def add_messages(self, scope: Scope, receive: Receive, send: Send) -> None:
         body, source = await self._read(scope, receive)
@@ -104,7 +115,9 @@ class SessionResources:
         with turn:
             if not await self._runtime.sessions.extend(tenant, session.id, items, member="messages"):
                 raise _not_found(session.id)
-        await send_json(listing([Entry(item.id, item.data) for item in items], limit=len(items)), send)
+        await send_json(
+            listing([Entry(item.id, item.data) for item in items], limit=len(items)), send, spaced=self._spaced
+        )
 
     async def _turn(self, tenant: str, session_id: str, receive: Receive) -> contextlib.ExitStack | None:
         """The session's turn; None for a client that has left while it waited."""
