@@ -165,6 +165,15 @@ async def test_a_media_type_that_is_none_is_bytes(server: Serving, lab: Operatio
     assert (reply.status, reply.headers["content-type"], reply.body) == (200, "application/octet-stream", b"hi")
 
 
+@pytest.mark.parametrize("length", [b"", b"Content-Length: 7\r\n"], ids=["as it should be", "with a length"])
+async def test_no_content_is_no_content(server: Serving, lab: OperationsUpstream, length: bytes) -> None:
+    lab.plan([b"HTTP/1.1 204 No Content\r\nContent-Type: audio/mpeg\r\n" + length + b"\r\n"])
+    reply = await post(server, "audio/speech", JSON_OPERATIONS["audio/speech"])
+    assert (reply.status, reply.body) == (204, b"")
+    assert not reply.headers.keys() & {"content-length", "content-type", "transfer-encoding"}
+    assert " status=204 " in server.access_lines[-1]
+
+
 async def test_a_list_is_a_whole_answer_too(server: Serving, lab: OperationsUpstream) -> None:
     lab.plan([json_answer([{"index": 0, "score": 0.5}])])
     reply = await server.request("POST", "/rerank", json.dumps(JSON_OPERATIONS["rerank"]).encode())

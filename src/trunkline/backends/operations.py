@@ -29,6 +29,7 @@ JSON = "application/json"
 EVENTS = "text/event-stream"
 ABSENT = frozenset({404, 405, 501})
 """What servers answer that do not have an operation; llama.cpp says 501 where it was started without embeddings."""
+NO_CONTENT = frozenset({204, 205})
 MAX_ERROR_BYTES = 65_536
 ERROR_WITHIN_S = 5.0
 MAX_JSON_BYTES = 128 * 1024 * 1024
@@ -80,10 +81,13 @@ class HttpOperations:
                 raise await self._refused(answer, request)
             finally:
                 answer.close()
+        passed = answer.headers(_PASSED_PREFIXES)
+        if answer.status in NO_CONTENT:
+            answer.close()
+            return OperationAnswer(WholeRelay(RelayBatch(b"", (ev.TurnCompleted(),), True)), passed, media_type=None)
         media_type = answer.header("Content-Type")
         if not media_type.isascii() or not media_type:
             media_type = "application/octet-stream"
-        passed = answer.headers(_PASSED_PREFIXES)
         kind = media_type.partition(";")[0].strip().lower()
         if kind == JSON:
             return OperationAnswer(WholeRelay(await self._whole(answer, request)), passed, media_type=JSON)

@@ -51,9 +51,9 @@ class OperationRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OperationAnswer(RelayAnswer, frozen=True, kw_only=True):
-    """An answer as bytes of this media type. `ignored` names what of the request nothing used."""
+    """An answer as bytes of this media type; None where it has no content. `ignored` names what of the request nothing used."""
 
-    media_type: str
+    media_type: str | None
     ignored: tuple[str, ...] = ()
 
 

@@ -6,7 +6,7 @@ is cut off: its client must not take a half for the whole.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
@@ -115,16 +115,16 @@ class Perform:
             stream = begin(EVENT_STREAM)  # its head does not wait for a model that thinks for a minute
         try:
             answer = await self._gateway.perform(call, request)
-            if answer.media_type == JSON and not (stream and stream.begun):
+            if answer.media_type in (JSON, None) and not (stream and stream.begun):
                 body = await whole_of(answer)
                 watch.close()
-                await send_json(body, send, headers=_headers(call, answer))
+                await (send_json if answer.media_type else _send_nothing)(body, send, headers=_headers(call, answer))
                 return
             if stream is None or not stream.begun:
                 if stream is not None:
                     stream.close()
                 events = answer.media_type == EVENT_STREAM.media_type
-                stream = begin(EVENT_STREAM if events else Framing(answer.media_type, b""))
+                stream = begin(EVENT_STREAM if events else Framing(answer.media_type or "", b""))
             elif answer.media_type != EVENT_STREAM.media_type:
                 raise BackendProtocolError(f"the upstream was asked for a stream and sent {answer.media_type!r}")
             await _pass_on(answer, stream)
@@ -148,6 +148,11 @@ class Perform:
     async def _fail(self, error: TrunklineError, stream: ClientStream) -> None:
         """After the head. A body that has no events stays without its end instead, and the connection is cut."""
         await stream.end(encode_event(self._errors.encode_error(error.info())))
+
+
+async def _send_nothing(body: bytes, send: Send, *, headers: Sequence[Header]) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _pass_on(answer: Performed, stream: ClientStream) -> None:
