@@ -30,6 +30,7 @@ __all__ = ["EmbeddedApp", "create_app"]
 
 BACKEND = "agent"
 GIVEN = "given:agent"
+LISTENING = ("host", "port")
 """Stands where a configuration file would name what to load."""
 
 ABORT_S = 6.0
@@ -40,7 +41,7 @@ def create_app(
     agent: object,
     *,
     model_name: str | None = None,
-    api_keys: Sequence[str] = (),
+    api_keys: Sequence[str] | None = None,
     profile: str = "openai",
     store_url: str = "memory:",
     backend: Mapping[str, object] = {},
@@ -51,7 +52,7 @@ def create_app(
     Args:
         agent: whatever `trunkline serve` takes as an agent, or a mapping from model names to several.
         model_name: what clients call a single agent; by default its own name.
-        api_keys: bearer tokens. Without any, whoever reaches the program around it reaches the agent.
+        api_keys: bearer tokens. Without them, whoever reaches the program around it reaches the agent.
         profile: wire settings to speak with.
         store_url: where sessions and stored responses are kept, as in `sqlite:///agent.db`.
         backend: further settings of every agent, as a configuration file has them below `[backends.NAME]`.
@@ -61,13 +62,27 @@ def create_app(
         ConfigError: something that is no agent, a setting that does not exist or does not fit.
     """
     agents: Mapping[str, object] = agent if isinstance(agent, Mapping) else {BACKEND: agent}
-    server: dict[str, object] = {"access_log": False, "profile": profile, "api_keys": api_keys}
+    for name, one in agents.items():
+        if one is None:
+            which = "" if agent is None else f" for {name!r}"
+            raise ConfigError(f"expected an agent{which}, got None", key="agent")
+    if api_keys is not None and not api_keys:  # a variable that was not set, and everybody would be let in
+        raise ConfigError("there is none in it; leave it out to let in whoever reaches the application", key="api_keys")
+    server: dict[str, object] = {"access_log": False, "profile": profile, "api_keys": api_keys or ()}
     if not isinstance(agent, Mapping):
+        if model_name == "":
+            raise ConfigError(
+                "expected what clients call the agent, got ''; leave it out to use its own name", key="model_name"
+            )
         server["model_name"] = server["default_model"] = model_name or _name_of(agent)
     elif model_name is not None:
         raise ConfigError("names a single agent; several are named by their mapping's keys", key="model_name")
     elif len(agents) == 1:
         server["default_model"] = next(iter(agents))
+    given = tables.get("server")
+    listening = [key for key in LISTENING if isinstance(given, Mapping) and key in given]
+    if listening:
+        raise ConfigError("the program around it listens, and decides where", key=f"server.{listening[0]}")
     settings = {"type": "python", "target": GIVEN, **backend}
     document = {
         **tables,
@@ -115,8 +130,10 @@ class EmbeddedApp:
         if scope["type"] == "lifespan":
             await self._served_alone(scope, receive, send)
             return
-        life = self._begun()
-        await life.up()
+        life = self._life
+        if life is None or not life.left:
+            life = self._begun()
+            await life.up()
         await life.application(_below_root(scope), receive, send)
 
     @contextlib.asynccontextmanager
@@ -160,6 +177,11 @@ class _Life:
     @property
     def ended(self) -> bool:
         return self._task.done()
+
+    @property
+    def left(self) -> bool:
+        """Whether it was told to end on this loop. It then refuses what still comes; a new start would know nothing of before."""
+        return self._leave.is_set() and self.loop is asyncio.get_running_loop()
 
     async def up(self) -> None:
         """Returns once it has started. Raises what the start raised. Cancelled: the start goes on."""

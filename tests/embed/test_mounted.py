@@ -186,6 +186,23 @@ async def test_with_a_lifespan_it_starts_and_ends_with_the_server(tmp_path: Path
         pass  # nobody holds the file any more
 
 
+async def test_after_its_lifespan_nothing_is_answered_and_nothing_starts_anew(tmp_path: Path) -> None:
+    app = create_app(support, store_url=f"sqlite:///{tmp_path}/agent.db", server={"access_log": True})
+    async with on_uvicorn(around(app)) as url:
+        async with app.lifespan():
+            assert (await asked(f"{url}/ai"))[0] == 200
+        for _ in range(2):
+            status, answer = await asked(f"{url}/ai")
+            assert (status, answer["error"]["code"]) == (503, "server_shutting_down")
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.WSServerHandshakeError, match="503"):
+                await session.ws_connect(f"{url}/ai/v1/responses")
+        async with create_app(support, store_url=f"sqlite:///{tmp_path}/agent.db").lifespan():
+            pass  # nobody holds the file any more
+        async with app.lifespan():
+            assert (await asked(f"{url}/ai"))[0] == 200
+
+
 async def test_background_work_finishes_before_the_lifespan_ends() -> None:
     begun, go_on, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -283,11 +300,17 @@ async def test_a_start_that_fails_is_tried_again(tmp_path: Path) -> None:
     ("make", "complaint"),
     [
         (lambda: create_app(42), "int"),
+        (lambda: create_app(None), "agent: expected an agent, got None"),
+        (lambda: create_app({"a": support, "b": None}), "agent: expected an agent for 'b', got None"),
+        (lambda: create_app(support, model_name=""), "model_name: "),
+        (lambda: create_app(support, api_keys=[]), "api_keys: there is none in it"),
         (lambda: create_app(support, profile="openia"), "did you mean 'openai'"),
         (lambda: create_app(support, backend={"client_tool": True}), "did you mean 'client_tools'"),
         (lambda: create_app(support, server={"cors_origin": []}), "did you mean 'cors_origins'"),
         (lambda: create_app(support, server=[]), "server"),
         (lambda: create_app(support, sever={}), "did you mean 'server'"),
+        (lambda: create_app(support, server={"port": 80}), "server.port: the program around it listens"),
+        (lambda: create_app(support, server={"host": "::"}), "server.host: the program around it listens"),
         (lambda: create_app(support, store_url="agent.db"), "store.url"),
         (lambda: create_app(support, api_keys="sk-1"), "api_keys"),
         (lambda: create_app({}), "nothing is configured to answer"),
