@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import Serve
 from tests.responses import events_in
 from tests.serving import Serving, Wire, read_frames, text_of
+from tests.sockets import socket
 
 AGENT = """
 async def agent(turn):
@@ -137,3 +138,12 @@ async def test_lines_of_reasoning_are_for_chat_alone(serve: Serve) -> None:
         )
         refused = await server.request("POST", "/v1/responses", wrong)
         assert (refused.status, refused.error["param"]) == (400, "stream_options.include_tool_events")
+
+
+async def test_a_turn_over_a_websocket_is_asked_where_it_asked_for_tool_events(server: Serving) -> None:
+    async with socket(server, model="bot") as ws:
+        assert (await ws.answer("hi"))["output_text"] == "May I? deny"
+        await ws.create("hi", stream_options={"include_tool_events": True})
+        asked = await ws.until("trunkline.approval.requested")
+        await approve(server, asked["response_id"])
+        assert (await ws.until("response.completed"))["response"]["output_text"] == "May I? once"
