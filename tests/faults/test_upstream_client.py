@@ -7,6 +7,7 @@ import gzip
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -18,6 +19,7 @@ import pytest
 from tests.fakes.upstream import END, STREAM, Do, FakeUpstream, answer, chunk, stream_head
 from tests.serving import eventually
 from trunkline.backends.upstream import Answer, Upstream
+from trunkline.backends.upstream_connection import Connection
 from trunkline.backends.upstream_dial import first_connected
 from trunkline.model.errors import BackendError, BackendProtocolError, BackendTimeout, BackendUnavailable, ConfigError
 
@@ -334,6 +336,25 @@ async def test_an_early_refusal_of_a_large_body_is_read() -> None:
     async with listening(refuse) as address, client(f"http://{address}") as up:
         got = await up.post("/x", b"b" * 30_000_000, headers={})
         assert (got.status, await got.read(at_most_bytes=PLENTY)) == (413, b"too large")
+
+
+@pytest.mark.parametrize("body", [b"b" * 100, b"b" * 30_000_000], ids=["small", "large"])
+async def test_a_refusal_that_came_before_the_connection_was_reset_is_read(body: bytes) -> None:
+    """Here it is there before anything is written, so that writing finds the reset first, every time."""
+    refusal = answer(b"too large", status="413 Too Large")
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        lost: list[Connection] = []
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(
+            lambda: Connection(first_byte_timeout_s=60, idle_timeout_s=60, on_lost=lost.append), *listener.getsockname()
+        )
+        server, _ = listener.accept()
+        server.sendall(refusal)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        server.close()
+        await connection.ask(b"POST /x HTTP/1.1\r\n\r\n", body, deadline_s=loop.time() + 60)
+        assert (connection.status, await connection.receive()) == (413, b"too large")
+        await eventually(lambda: lost == [connection])
 
 
 # Bodies

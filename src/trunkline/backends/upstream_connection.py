@@ -9,6 +9,7 @@ too late. Time in which nobody waits, because the client is slow, does not count
 """
 
 import asyncio
+import contextlib
 import os
 import ssl
 from collections.abc import Callable, Sequence
@@ -217,8 +218,10 @@ class Connection(asyncio.Protocol):
             view = memoryview(piece)
             for start in range(0, len(view), PIECE_BYTES):
                 self._transport.write(view[start : start + PIECE_BYTES])
-                while not self._writable and not self._head_done and self._failure is None:
+                stuck = not self._writable or self._transport.is_closing()
+                while stuck and not self._head_done and self._failure is None:
                     await self._wait(0, deadline_s)
+                    stuck = not self._writable
                 if self._head_done or self._failure is not None:
                     return
         self._sent = True
@@ -299,6 +302,18 @@ class Connection(asyncio.Protocol):
         if self.complete or self._failure is not None or (self._head_done and self._size >= self._wanted):
             self._wake()
 
+    def _read_rest(self) -> None:
+        """What has arrived and nobody has read: a server that refuses a large body may close before that is sent.
+
+        Writing fails then, and the loops give a connection up at the first failure, with the refusal in the system's buffer.
+        """
+        sock = self._transport.get_extra_info("socket")
+        if sock is None or self._transport.get_extra_info("ssl_object") is not None:  # TLS reads its own way
+            return
+        with contextlib.suppress(OSError):
+            while not self._takes_nothing() and (data := os.read(sock.fileno(), PIECE_BYTES)):
+                self.data_received(data)
+
     def _takes_nothing(self) -> bool:
         return self._resting or self.complete or self._failure is not None
 
@@ -307,6 +322,8 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and not self._takes_nothing():
+            self._read_rest()
         self._end(exc)
         if self._timer is not None:
             self._timer.cancel()
