@@ -14,7 +14,7 @@ import websockets
 from openai.types.responses import ResponsesServerEvent
 from websockets.asyncio.client import ClientConnection
 
-from tests.responses import Streamed
+from tests.responses import OURS, Streamed
 from tests.serving import MODEL, Serving
 
 EVENT: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(ResponsesServerEvent)
