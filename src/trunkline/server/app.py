@@ -6,17 +6,19 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trunkline.engine.runs import Runs
+from trunkline.model.errors import BackendUnavailable
 from trunkline.ports.backend import Backend, Checkable
 from trunkline.ports.stores import Store
 from trunkline.routing.catalog import Catalog
 from trunkline.server.dispatch import Dispatch
 from trunkline.server.errors import ErrorsFor
+from trunkline.server.exchange import Exchange
 from trunkline.server.middleware.auth import Authentication, tenants_by_digest
 from trunkline.server.middleware.cors import Cors
-from trunkline.server.middleware.edge import Edge
+from trunkline.server.middleware.edge import Edge, Gate
 from trunkline.server.runtime import Runtime
 from trunkline.telemetry.accounts import Accounts
 from trunkline.telemetry.logs import AccessLog
@@ -55,12 +57,12 @@ class Application:
         self._router = Router(
             routes=routes, redirect_slashes=False, default=_no_route, lifespan=lambda _app: self.running()
         )
-        gates = (
+        self._gates: list[Gate] = [
             Cors(runtime.settings.cors_origins, runtime.profile),
             Authentication(tenants_by_digest(runtime.settings), runtime.profile),
-        )
+        ]
         find = Dispatch(self._router).find
-        self._edge = Edge(find, runtime, gates=gates, errors=errors, accounts=accounts, mounted=mounted)
+        self._edge = Edge(find, runtime, gates=self._gates, errors=errors, accounts=accounts, mounted=mounted)
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
@@ -126,7 +128,13 @@ class Application:
             stack.push_async_callback(self.runtime.idempotency.close)
             stack.push_async_callback(self._runs.close)
             await self._runs.start()
+            stack.callback(self._gates.insert, 0, _ended)
             yield
+
+
+def _ended(_scope: Scope, _exchange: Exchange) -> ASGIApp | None:
+    """The gate of an application whose backends and store are closed, or about to be."""
+    raise BackendUnavailable("the server is shutting down", code="server_shutting_down")
 
 
 async def _no_route(_scope: Scope, _receive: Receive, _send: Send) -> None:
