@@ -509,6 +509,7 @@ async def test_background_work_is_taken_on_once(path: str, upstream: FakeUpstrea
         await eventually(lambda: not server.application.busy)
         again = await post(server, path, body, key)
         assert (again.json()[name], again.headers["x-trunkline-idempotent"]) == (run_id, "replayed")
+        assert again.json()["status"] == "completed"
         assert (await server.get(f"{path}/{run_id}")).json()["status"] == "completed"
     assert len(upstream.posts) == 1
 

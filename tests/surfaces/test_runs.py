@@ -249,6 +249,18 @@ async def test_the_end_of_the_events_is_said_in_a_comment(client: Running) -> No
     assert reply.body.endswith(b"\n\n: stream closed\n\n")
     assert reply.headers["x-accel-buffering"] == "no"
     assert b"event:" not in reply.body.replace(b'"event":', b"")
+    last = run_events(reply.body)[-1]["seq"]
+    for after in (last, last + 1, 100_000):  # also to who has read it all
+        reply = await client.get(f"/{created['run_id']}/events?after={after}")
+        assert (reply.status, reply.body) == (200, b": stream closed\n\n")
+
+
+async def test_who_is_ahead_of_a_run_hears_of_its_end(client: Running, tmp_path: Path) -> None:
+    created = await client.create("wait here")
+    ahead = asyncio.create_task(client.get(f"/{created['run_id']}/events?after=100000"))
+    await client.until(created["run_id"], "message.delta")
+    (tmp_path / "wait here").touch()
+    assert (await ahead).body == b": stream closed\n\n"
 
 
 async def test_readers_see_the_same_and_leave_when_they_like(client: Running, tmp_path: Path) -> None:
@@ -458,6 +470,10 @@ async def test_a_run_may_bring_the_conversation_before_it(serve: Serve) -> None:
         ({"input": "x", "conversation_history": [5]}, "conversation_history[0]"),
         ({"input": "x", "conversation_history": [{"role": "king", "content": "x"}]}, "conversation_history[0].role"),
         ({"input": "x", "conversation_history": [{"role": "user"}]}, "conversation_history[0].content"),
+        (
+            {"input": "x", "conversation_history": [{"role": "tool", "tool_call_id": "call_1", "content": "x"}]},
+            "conversation_history[0].tool_call_id",
+        ),
         (
             {"input": "x", "conversation_history": [{"role": "user", "content": [{"type": "input_text"}]}]},
             "conversation_history[0].content[0].text",

@@ -71,6 +71,7 @@ def _items(history: Json) -> list[Json]:
     if not isinstance(history, list):
         reading.wrong_type(HISTORY, "an array", history)
     items: list[Json] = []
+    called: set[str] = set()
     for index, message in enumerate(history):
         at = f"{HISTORY}[{index}]"
         if not isinstance(message, dict):
@@ -82,6 +83,11 @@ def _items(history: Json) -> list[Json]:
             )
         if role == "tool":
             call_id = reading.text(message.get("tool_call_id"), f"{at}.tool_call_id")
+            if call_id not in called:
+                raise InvalidParameter(
+                    f"Invalid '{at}.tool_call_id': no message before it calls a tool with the id '{call_id[:100]}'.",
+                    param=f"{at}.tool_call_id",
+                )
             items.append({"type": "function_call_output", "call_id": call_id, "output": content})
             continue
         if not isinstance(content, str | list) and not (role == "assistant" and message.get("tool_calls")):
@@ -89,11 +95,12 @@ def _items(history: Json) -> list[Json]:
         if content:
             items.append({"type": "message", "role": role, "content": content})
         if role == "assistant":
-            items += _calls(message, at)
+            items += _calls(message, at, called)
     return items
 
 
-def _calls(message: Object, at: str) -> list[Json]:
+def _calls(message: Object, at: str, called: set[str]) -> list[Json]:
+    """The calls of a message, their ids added to those of what was called."""
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
         reading.wrong_type(f"{at}.tool_calls", "an array", calls)
@@ -103,10 +110,12 @@ def _calls(message: Object, at: str) -> list[Json]:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(call, dict) or not isinstance(function, dict):
             reading.wrong_type(place, "a function call", call)
+        call_id = reading.text(call.get("id"), f"{place}.id")
+        called.add(call_id)
         items.append(
             {
                 "type": "function_call",
-                "call_id": reading.text(call.get("id"), f"{place}.id"),
+                "call_id": call_id,
                 "name": reading.text(function.get("name"), f"{place}.function.name"),
                 "arguments": reading.text(function.get("arguments"), f"{place}.function.arguments"),
             }

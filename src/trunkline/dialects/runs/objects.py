@@ -43,7 +43,7 @@ class RunObjects:
         self._spaced = json_spacing
 
     def accepted(self, report: RunReport) -> bytes:
-        """The answer to its creation."""
+        """The answer to its creation. One that is found again is shown as it is now."""
         return self._json({**self._members(report), "status": self._accepted})
 
     def brief(self, report: RunReport) -> bytes:

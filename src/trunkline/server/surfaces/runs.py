@@ -5,7 +5,7 @@ a run, too. A question is answered here for every surface: `{id}` may also be th
 streamed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
@@ -24,6 +24,7 @@ from trunkline.dialects.runs import (
     run_id_of,
 )
 from trunkline.dialects.runs.create import HISTORY, Create
+from trunkline.dialects.runs.events import CLOSED
 from trunkline.dialects.runs.objects import Question
 from trunkline.model.errors import Conflict, InvalidParameter, NotFound, RequestError
 from trunkline.model.request import Request
@@ -137,7 +138,7 @@ class CreateRun:
         call = taken.call
         if call is None:  # taken on before, under the same key
             run = await self._views.load(exchange.tenant, taken.id)
-            await send_json(self._views.objects.accepted(self._views.report(run)), send, status=202)
+            await send_json(self._views.objects.brief(self._views.report(run)), send, status=202)
             return
         report = RunReport(
             response_id=call.turn_id,
@@ -203,6 +204,7 @@ class FollowRun:
 
     def __init__(self, runtime: Runtime, state: ResponseState, views: RunViews) -> None:
         self._runtime = runtime
+        self._store = state.store
         self._runs = state.runs
         self._views = views
 
@@ -215,7 +217,20 @@ class FollowRun:
             after = last_event_id(given)
         run = await self._views.load(exchange.tenant, scope["path_params"]["id"])
         frames = self._runs.frames(exchange.tenant, run.id, after=after, frame=self._views.events.frame)
+        if after + 1 >= run.next_sequence:
+            frames = self._closed(frames, run)
         await stream_log(frames, self._runtime, exchange, receive, send)
+
+    async def _closed(self, frames: AsyncIterator[bytes], run: StoredRun) -> AsyncIterator[bytes]:
+        """The same for a reader who has read all there is: if nothing follows but the end, that is said to it all the same."""
+        silent = True
+        async for data in frames:
+            silent = False
+            yield data
+        if silent:
+            now = await self._store.load_run(run.tenant, run.id)
+            if now is None or now.status not in LIVE:
+                yield CLOSED
 
 
 class StopRun:
