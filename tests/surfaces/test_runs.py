@@ -174,6 +174,7 @@ async def test_a_failed_run_says_so_in_its_event_and_its_object(client: Running)
     assert "the tool shed burned down" in events[-1]["error"]
     run = await client.run(created["run_id"])
     assert (run["status"], run["error"], run["code"]) == ("failed", events[-1]["error"], events[-1]["code"])
+    assert run["code"] == "agent_error"  # as a chat completion would say
     assert run["last_event"] == "run.failed"
 
 

@@ -97,7 +97,7 @@ def write_annotation(annotation: msgspec.Raw) -> msgspec.Raw:
 
 
 def write_failure(error: ErrorInfo) -> dict[str, object]:
-    """`response.error`: a code the official SDK knows, and the message."""
+    """`response.error`: a code the official SDK knows, and the message. `own_code` is what every other API of ours calls it."""
     if error.code in ERROR_CODES:
         code = error.code
     elif error.status == 429:
@@ -106,7 +106,8 @@ def write_failure(error: ErrorInfo) -> dict[str, object]:
         code = "invalid_prompt"
     else:
         code = "server_error"
-    return {"code": code, "message": error.message}
+    written: dict[str, object] = {"code": code, "message": error.message}
+    return written if error.code in (None, code) else {**written, "own_code": error.code}
 
 
 def read_failure(source: Json) -> BackendError:

@@ -192,7 +192,7 @@ def _ended(data: bytes) -> _Said:
 
 def failure_of(response: Ended) -> _Members:
     error = response.error or {}
-    return {"error": error.get("message"), "code": error.get("code")}
+    return {"error": error.get("message"), "code": error.get("own_code", error.get("code"))}
 
 
 def chat_messages(output: Sequence[_Raws]) -> list[_Members]:
