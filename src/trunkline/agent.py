@@ -10,7 +10,7 @@ guide.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
-from typing import Any, Literal, NoReturn, NotRequired, TypeAlias, TypedDict, cast
+from typing import Literal, NoReturn, NotRequired, TypeAlias, TypedDict, cast
 
 import msgspec
 
@@ -122,8 +122,8 @@ class Choice(str, Coroutine[object, None, str]):
     def send(self, value: None) -> object:
         raise StopIteration(str.__str__(self))
 
-    def throw(self, *error: Any) -> object:
-        return super().throw(*error)
+    def throw(self, *error: object) -> object:
+        return super().throw(*error)  # type: ignore[call-overload]
 
     def close(self) -> None:
         """There is nothing under way."""
@@ -145,8 +145,8 @@ class _Unanswered(Coroutine[object, None, str]):
     def send(self, value: None) -> object:
         return self._answer.send(value)
 
-    def throw(self, *error: Any) -> object:
-        return self._answer.throw(*error)
+    def throw(self, *error: object) -> object:
+        return self._answer.throw(*error)  # type: ignore[call-overload]
 
     def close(self) -> None:
         self._answer.close()

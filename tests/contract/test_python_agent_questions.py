@@ -56,6 +56,15 @@ async def test_the_same_agent_is_tested_without_a_server(agent: Callable[[Turn],
         assert set(str(await answer).split()) == {"once"}
 
 
+async def test_a_choice_given_at_once_can_be_cancelled_like_any_other() -> None:
+    for turn in (Turn(), Turn(ask=lambda tool, text, choices: "once")):
+        task = asyncio.create_task(turn.approve("shell"))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        turn.approve("shell").close()
+
+
 def switch(choice: object) -> object:
     match choice:
         case "deny":
