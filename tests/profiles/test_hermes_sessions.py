@@ -126,6 +126,7 @@ async def test_90_without_a_key_of_the_servers_nobody_chooses(either: Serving, n
         assert reply.status == status
         assert ("TRUNKLINE_API_KEY or API_SERVER_KEY" in reply.body.decode()) == (names is HERMES)
 
+
 @BOTH
 @pytest.mark.parametrize("which", ["session", "memory"])
 async def test_91_a_line_break_in_a_name(either_keyed: Serving, names: Names, which: str) -> None:
