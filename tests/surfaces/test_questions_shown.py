@@ -147,3 +147,12 @@ async def test_a_turn_over_a_websocket_is_asked_where_it_asked_for_tool_events(s
         asked = await ws.until("trunkline.approval.requested")
         await approve(server, asked["response_id"])
         assert (await ws.until("response.completed"))["response"]["output_text"] == "May I? once"
+
+
+async def test_what_followed_a_question_that_nobody_saw_is_not_said_again(serve: Serve) -> None:
+    models = '[[models]]\nname = "cached"\ncache = true\nroutes = [{ backend = "bot" }]\n'
+    async with serve(toml() + models, scripts=SCRIPTS) as server:
+        for _ in range(2):
+            for stream in (False, True):
+                reply = await server.chat(model="cached", stream=stream)
+                assert reply.headers["x-trunkline-cache"] == "miss"

@@ -30,8 +30,8 @@ from trunkline.telemetry.outcome import Outcome
 ROUTE = "cache"
 Ask = Callable[[Call], Awaitable[Source]]
 Check = Callable[[Call], Awaitable[None]]
-FlightKey = tuple[bytes, str, bool, bool]
-"""What is asked; and by which dialect, streamed or not, patiently or not: it is told in these words, at this pace."""
+FlightKey = tuple[bytes, str, bool, bool, bool]
+"""What is asked; and by which dialect, streamed or not, patiently or not, shown questions or not: so it is told."""
 
 
 class _Meaning(msgspec.Struct, frozen=True):
@@ -89,7 +89,7 @@ class AnswerCache:
             row.similar += meaning is not None
             row.hit(entry.usage)
             return await self._kept(call, entry)
-        place = (key, call.dialect, call.request.stream, call.patient)
+        place = (key, call.dialect, call.request.stream, call.patient, call.shows_approvals)
         under_way = self._flights.get(place)
         if under_way is None:
             row.misses += 1
@@ -118,7 +118,7 @@ class AnswerCache:
             if under_way is None or under_way.flight is not flight:
                 return  # forgotten meanwhile
             del self._flights[place]
-            if recorder is not None:
+            if recorder is not None and outcome.warning is None:  # the next client may be shown what this one was not
                 self._keep(call, place[0], meaning, recorder)
 
         def alone(outcome: Outcome) -> None:
