@@ -186,16 +186,31 @@ async def test_a_closed_client_says_so(upstream: FakeUpstream) -> None:
             await said(up)
 
 
-async def test_the_end_after_the_last_event_is_read_so_that_the_connection_stays(upstream: FakeUpstream) -> None:
+async def test_an_end_that_comes_later_keeps_the_connection_and_no_reader(upstream: FakeUpstream) -> None:
     gate = asyncio.Event()
-    upstream.plan([STREAM, chunk(b"a"), gate, END], [HELLO])
-    async with client(upstream.url) as up:
+    upstream.plan([STREAM, chunk(b"all"), gate, END], [HELLO])
+    async with client(upstream.url, max_connections=1) as up:
         got = await up.post("/x", b"", headers={})
-        assert await got.chunk() == b"a"
+        assert await got.chunk() == b"all"
+        got.finish()
+        asking = asyncio.create_task(said(up))
+        await asyncio.sleep(0)
         gate.set()
-        await got.finish()
-        await said(up)
+        assert await asking == b"hello"
         assert upstream.connections == 1
+
+
+@pytest.mark.parametrize("end", [[Do.CLOSE], [Do.RESET], [b"zz\r\n"]], ids=["closed", "reset", "broken"])
+async def test_an_end_that_never_comes_gives_its_place_back(upstream: FakeUpstream, end: list[bytes | Do]) -> None:
+    gate = asyncio.Event()
+    upstream.plan([STREAM, chunk(b"all"), gate, *end], [HELLO])
+    async with client(upstream.url, max_connections=1) as up:
+        got = await up.post("/x", b"", headers={})
+        assert await got.chunk() == b"all"
+        got.finish()
+        gate.set()
+        assert await said(up) == b"hello"
+        assert upstream.connections == 2
 
 
 # Deadlines
@@ -491,7 +506,7 @@ async def test_a_body_is_as_large_as_it_may_be(upstream: FakeUpstream, size: int
     ("wrong", "error"),
     [
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello", Do.CLOSE], BackendUnavailable),
-        ([STREAM, b"zz\r\n"], BackendUnavailable),
+        ([STREAM, b"zz\r\n"], BackendProtocolError),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"], BackendProtocolError),
         ([b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n"], BackendProtocolError),
         ([b"HTTP/1.1 200 OK\r\nA: " + b"x" * 300_000], BackendProtocolError),
@@ -551,6 +566,38 @@ async def test_plain_requests_go_to_the_proxy_of_the_environment(monkeypatch: py
     [head] = proxy.heads
     assert head.startswith("POST http://nobody.invalid:81/v1/x HTTP/1.1\r\nHost: nobody.invalid:81\r\n")
     assert f"Proxy-Authorization: Basic {base64.b64encode(b'us er:pw').decode()}\r\n" in head
+
+
+@pytest.mark.parametrize("exempt", ["::1", "[::1]", "[::1]:{port}"])
+async def test_an_ipv6_address_is_exempt_however_it_is_written(monkeypatch: pytest.MonkeyPatch, exempt: str) -> None:
+    async def hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HELLO)
+        writer.close()
+
+    try:
+        server = await asyncio.start_server(hello, "::1", 0)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+        monkeypatch.setenv("no_proxy", exempt.format(port=port))
+        async with client(f"http://[::1]:{port}/v1", trust_env=True) as up:
+            assert await said(up, None) == b"hello"
+
+
+@pytest.mark.parametrize(
+    "named", ["http://us:pw@127.0.0.1:port", "http://[::1", "127.0.0.1:99999", "http://127.0.0.1:0"]
+)
+async def test_a_proxy_that_is_no_address_is_a_mistake_in_the_configuration(
+    monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.setenv("http_proxy", named)
+    with pytest.raises(ConfigError, match="http_proxy") as raised:
+        async with client("http://nobody.invalid/v1", trust_env=True):
+            pass
+    assert "pw" not in raised.value.message
 
 
 @pytest.mark.parametrize("why", ["not wanted", "exempt"])

@@ -7,8 +7,11 @@ from tests.fakes.upstream import (
     COMPLETION,
     DONE,
     HELLO,
+    STREAM,
+    Do,
     FakeUpstream,
     Plan,
+    chunk,
     frame,
     json_answer,
     streamed,
@@ -92,3 +95,11 @@ async def test_before_anything_was_said_it_is_a_status(upstream: FakeUpstream, s
             assert (reply.status, reply.error["code"]) == (502, "backend_protocol_error")
         upstream.plan([json_answer(COMPLETION)])
         assert (await server.chat(model="m")).status == 200
+
+
+async def test_a_whole_answer_does_not_wait_for_a_stream_to_close(upstream: FakeUpstream, serve: Serve) -> None:
+    async with serve(TOML.format(url=upstream.url)) as server:
+        upstream.plan([STREAM, chunk(HELLO), Do.HOLD])
+        reply = await server.chat(model="m")
+        assert reply.json()["choices"][0]["message"]["content"] == "Hello"
+        assert not upstream.left.is_set()

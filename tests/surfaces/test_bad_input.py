@@ -342,3 +342,8 @@ async def test_two_content_lengths_do_not_smuggle_a_request(serve: Serve) -> Non
         )
         answer = await wire.reader.read()
         assert b"200 OK" not in answer
+
+
+@pytest.mark.parametrize("path", ["/v1/models%0a", "/health%0a", "/v1/models/scripted%0a"])
+async def test_a_path_with_a_line_break_is_another_path(echo: Serving, path: str) -> None:
+    assert (await echo.get(path)).status == 404

@@ -18,7 +18,7 @@ from trunkline.backends.http_context import ContextEndpoints
 from trunkline.backends.http_dialects import DIALECTS, Relaying, is_asleep, with_running
 from trunkline.backends.operations import ALL, HttpOperations
 from trunkline.backends.redact import redacted
-from trunkline.backends.upstream import Answer, Upstream
+from trunkline.backends.upstream import Answer, Misframed, Upstream
 from trunkline.backends.vendors import UNKNOWN, VENDORS, guessed, refusal, with_length_name
 from trunkline.config.schema import HttpSettings
 from trunkline.dialects.codec import Decoder
@@ -192,14 +192,14 @@ class HttpBackend:
                         return
                     if tee.finished:
                         answer.end_within(END_WITHIN_S)
-            except (BackendUnavailable, BackendTimeout):
+            except (BackendUnavailable, BackendTimeout, Misframed):
                 if not tee.finished:  # otherwise nothing but its usage and its end can be missing
                     raise
             yield tee.close()
         except BackendError as error:
             raise self._cleaned(error) from None
         finally:
-            await _leave(answer, whole=whole)
+            _leave(answer, whole=whole)
 
     async def _relay_body(self, relaying: Relaying, answer: Answer, request: Request, context: Context) -> RelayBatch:
         try:
@@ -228,7 +228,7 @@ class HttpBackend:
                     finished = finished or ev.ChoiceDone in map(type, events)
                     if finished and streamed and request.n == 1:
                         answer.end_within(END_WITHIN_S)
-            except (BackendUnavailable, BackendTimeout):
+            except (BackendUnavailable, BackendTimeout, Misframed):
                 if not streamed or request.n > 1:  # choices that never began would not be missed
                     raise
                 last = _last_events(decoder)
@@ -240,7 +240,7 @@ class HttpBackend:
         except BackendError as error:
             raise self._cleaned(error) from None
         finally:
-            await _leave(answer, whole=whole)
+            _leave(answer, whole=whole)
 
     async def _send(self, request: Request, context: Context) -> Answer:
         answer = await self._post(self._dialect.path, self._body(request, context), context=context)
@@ -326,10 +326,10 @@ def _is_about_model(error: BackendError) -> bool:
     return _A_MODEL.search(error.message) is not None
 
 
-async def _leave(answer: Answer, *, whole: bool) -> None:
+def _leave(answer: Answer, *, whole: bool) -> None:
     """Keeps the connection when the answer is whole; otherwise closing it tells the upstream to stop."""
     if whole:
-        await answer.finish()
+        answer.finish()
     else:
         answer.close()
 

@@ -164,7 +164,7 @@ class HttpOperations:
         finally:
             tee.failure = None  # it holds this frame, once it is raised
             if whole:
-                await answer.finish()
+                answer.finish()
             else:
                 answer.close()
 

@@ -28,6 +28,10 @@ _SAFE = "/%:@!$&'()*+,;=~-._"
 """What stays as it is in a path."""
 
 
+class Misframed(BackendProtocolError):
+    """What frames the body broke off its rules. What came before it did not."""
+
+
 class _Asked:
     """One request, for the log: what a client is told does not say where it went."""
 
@@ -105,7 +109,7 @@ class Answer:
     async def chunk(self, at_least: int = 1) -> bytes:
         """What has arrived, once it is so many bytes or the end; empty only at the end.
 
-        Raises BackendUnavailable when the connection breaks, BackendTimeout when it goes silent.
+        Raises BackendUnavailable when the connection breaks, Misframed when its framing does, BackendTimeout when it goes silent.
         """
         if "content-encoding" in self._headers:
             return await self._unpacked_chunk()
@@ -116,17 +120,11 @@ class Answer:
         if self._connection is not None:
             self._connection.allowed_s = min(self._connection.allowed_s, seconds)
 
-    async def finish(self) -> None:
-        """After the answer's own last event: reads the body's end, which is due at once, so that the connection is reused."""
-        if self._connection is None:
-            return
-        try:
-            async with asyncio.timeout(END_GRACE_S):
-                while not self._connection.complete:
-                    await self._connection.receive()
-        except (TimeoutError, Lost, Malformed, Silent):
-            pass  # the answer is whole; only the connection is lost, and closing it is what comes next
-        self.close()
+    def finish(self) -> None:
+        """After the answer's own last event: the body's end is due at once, so that the connection can be reused. Nobody waits."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.end_alone(END_GRACE_S, lambda: self._pool.release(connection))
 
     def close(self) -> None:
         """Gives the connection back if the body has arrived to its end, drops it otherwise: that stops the upstream's work."""
@@ -142,7 +140,9 @@ class Answer:
             data = await connection.receive(at_least)
         except Silent:
             raise self._asked.failed(BackendTimeout(self._silence(connection))) from None
-        except (Lost, Malformed) as error:
+        except Malformed as error:
+            raise self._asked.failed(Misframed(f"{self._asked.name} sent a body that is not HTTP"), error) from None
+        except Lost as error:
             raise self._asked.failed(BackendUnavailable(f"{self._asked.name} broke off its answer"), error) from None
         if connection.complete:
             self._connection = None

@@ -97,7 +97,7 @@ class Connection(asyncio.Protocol):
         *("_deadline_s", "_first_byte_timeout_s", "_idle_timeout_s", "_timer", "_timer_s"),
         *("_loop", "_on_lost", "_parser", "_transport", "_waiter", "_wanted"),
         *("_exchanges", "_reading", "_resting", "_writable"),
-        *("_asked_s", "_failure", "_head_done", "_heard", "_interim", "_keeps", "_more", "_sent"),
+        *("_asked_s", "_failure", "_over", "_head_done", "_heard", "_interim", "_keeps", "_more", "_sent"),
         *("_head_bytes", "_overhead_bytes", "_pieces", "_size"),
     )
 
@@ -137,6 +137,7 @@ class Connection(asyncio.Protocol):
         self._sent = False
         self._keeps = False
         self._more = False  # bytes came after the end
+        self._over: Callable[[], None] | None = None
         self._failure: Lost | Malformed | None = None
         self._pieces: list[bytes] = []
         self._size = 0
@@ -209,6 +210,16 @@ class Connection(asyncio.Protocol):
         self._resting = True
         self._set_deadline(self._loop.time() + timeout_s)
 
+    def end_alone(self, within_s: float, over: Callable[[], None]) -> None:
+        """Nobody reads any more. `over` is called once, when the answer has come to its end, or will not in this time."""
+        if self.complete or self._failure is not None:
+            over()
+            return
+        self._over = over
+        self._wanted = 0
+        self._read_on()
+        self._set_deadline(self._loop.time() + within_s)
+
     def abort(self) -> None:
         self._transport.abort()
 
@@ -246,6 +257,13 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(True)
+        elif self._over is not None and (self.complete or self._failure is not None):
+            self._end_alone()
+
+    def _end_alone(self) -> None:
+        over, self._over = self._over, None
+        if over is not None:
+            over()
 
     def _set_deadline(self, deadline_s: float) -> None:
         self._deadline_s = deadline_s
@@ -258,12 +276,14 @@ class Connection(asyncio.Protocol):
     def _look(self) -> None:
         self._timer = None
         waiter = self._waiter
-        if not self._resting and (waiter is None or waiter.done()):
+        if not self._resting and self._over is None and (waiter is None or waiter.done()):
             return  # whoever waits next sets it again
         if self._deadline_s - self._loop.time() > 0.001:
             self._set_deadline(self._deadline_s)
         elif self._resting:
             self.abort()
+        elif self._over is not None:
+            self._end_alone()
         elif waiter is not None:
             waiter.set_result(False)
 
@@ -291,7 +311,8 @@ class Connection(asyncio.Protocol):
             self.begun = True
             self._overhead_bytes = 0
             self.allowed_s = self._idle_timeout_s
-            self._deadline_s = self._loop.time() + self._idle_timeout_s
+            if self._over is None:
+                self._deadline_s = self._loop.time() + self._idle_timeout_s
             if self._size >= HIGH_WATER_BYTES and self._size >= self._wanted and self._reading and not self.complete:
                 self._reading = False
                 self._transport.pause_reading()

@@ -208,12 +208,19 @@ def _proxy(url: SplitResult) -> SplitResult | None:
     Raises ConfigError for one of another kind: who asks for a proxy does not want to be taken past it.
     """
     named = urllib.request.getproxies().get(url.scheme)
-    if not named or urllib.request.proxy_bypass(authority(url)):
+    if not named or urllib.request.proxy_bypass(authority(url)) or urllib.request.proxy_bypass(_host(url)):
         return None
-    proxy = urlsplit(named if "://" in named else f"http://{named}")
-    if proxy.hostname and (proxy.scheme == "http" or (proxy.scheme == "https" and url.scheme == "http")):
+    try:
+        proxy = urlsplit(named if "://" in named else f"http://{named}")
+        usable = proxy.port != 0 and bool(proxy.hostname)
+    except ValueError:  # whose words may quote a password
+        raise ConfigError(
+            f"the environment's {url.scheme}_proxy is no address like http://HOST:PORT; change it, name the server in no_proxy, or "
+            "set trust_env = false"
+        ) from None
+    if usable and (proxy.scheme == "http" or (proxy.scheme == "https" and url.scheme == "http")):
         return proxy
-    kind = f"is a {proxy.scheme}:// proxy" if proxy.hostname else "names no host"
+    kind = f"is a {proxy.scheme}:// proxy" if usable else "names no host"
     raise ConfigError(
         f"the environment's {url.scheme}_proxy {kind}, and {authority(url)} is only reached through an http:// one; change it, "
         "name the server in no_proxy, or set trust_env = false"

@@ -5,6 +5,7 @@ which a dictionary knows. Everything else goes to the router, which alone says 4
 methods that a path has not.
 """
 
+import re
 from collections.abc import Iterator
 
 from starlette.routing import Route, Router
@@ -17,6 +18,9 @@ class Dispatch:
     """Over a router's routes, in its order: a path that an earlier route would take is left to that one."""
 
     def __init__(self, router: Router) -> None:
+        for route in router.routes:
+            if isinstance(route, Route):  # Starlette ends its expressions with `$`, which a line break may follow
+                route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z")
         self._router = router
         self._exact = dict(_exact(router))
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.serving import eventually
 from trunkline.backends.upstream_connection import (
     HIGH_WATER_BYTES,
     MAX_HEAD_BYTES,
@@ -439,6 +440,21 @@ async def test_a_body_that_is_wanted_whole_may_trickle(ticking: Callable[[float]
         await asyncio.sleep(0)
         talk.feed(bytes([byte]))
     assert await whole == b"hello"
+
+
+async def test_an_end_that_does_not_come_in_time_is_given_up(ticking: Callable[[float], None]) -> None:
+    talk, over = Talk(), list[bool]()
+    await talk.ask(CHUNKED + b"1\r\na\r\n")
+    assert await talk.connection.receive() == b"a"
+    talk.connection.end_alone(1, lambda: over.append(talk.connection.complete))
+    talk.feed(b"1\r\nb\r\n")
+    ticking(0.5)
+    await asyncio.sleep(0)
+    assert over == []
+    ticking(1)
+    await eventually(lambda: over == [False])
+    talk.feed(b"0\r\n\r\n")
+    assert over == [False]
 
 
 async def test_a_connection_that_rests_too_long_closes(ticking: Callable[[float], None]) -> None:
