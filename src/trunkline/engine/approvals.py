@@ -73,7 +73,7 @@ class ApprovalRegistry:
 
     def pending(self, tenant: str, turn_id: str) -> tuple[Question, ...]:
         """The turn's open questions, oldest first."""
-        return tuple([entry.question for entry in self._open.get((tenant, turn_id), {}).values()])
+        return tuple([entry.question for entry in self._open_of((tenant, turn_id))])
 
     def resolve(
         self,
@@ -89,7 +89,7 @@ class ApprovalRegistry:
         Raises Conflict `approval_not_pending` where it has been answered already, `approval_not_active` where the turn has no such
         question, and InvalidParameter `invalid_approval_choice` for what is none of its choices.
         """
-        entries = list(self._open.get((tenant, turn_id), {}).values())
+        entries = self._open_of((tenant, turn_id))
         if call_id is not None:
             entries = [entry for entry in entries if entry.question.call_id == call_id]
         if not entries:
@@ -142,6 +142,13 @@ class ApprovalRegistry:
 
         entry.answer.add_done_callback(over)
         return entry.answer
+
+    def _open_of(self, turn: tuple[str, str]) -> list[_Open]:
+        """The turn's open questions. One that its asker has given up in this very step of the loop is none of them."""
+        for entry in list(self._open.get(turn, {}).values()):
+            if entry.answer.done():
+                self._close(entry)
+        return list(self._open.get(turn, {}).values())
 
     def _deny(self, entry: _Open, why: str) -> None:
         if not entry.answer.done():

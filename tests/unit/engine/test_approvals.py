@@ -37,6 +37,14 @@ async def test_a_choice_reaches_who_asked_and_closes_the_question() -> None:
     assert await answer == "once"
 
 
+async def test_a_question_that_was_just_given_up_cannot_be_answered() -> None:
+    registry = ApprovalRegistry()
+    asked(registry).cancel()  # nothing else has run since
+    assert registry.pending("alice", "turn_1") == ()
+    with pytest.raises(Conflict, match="it was answered 'deny'"):
+        registry.resolve("alice", "turn_1", "once")
+
+
 async def test_the_oldest_is_answered_unless_one_is_named_or_all_are() -> None:
     registry = ApprovalRegistry()
     first, second, third, fourth = [asked(registry, call_id=f"q{number}") for number in range(4)]
