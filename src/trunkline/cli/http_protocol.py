@@ -206,6 +206,8 @@ class BoundedHttp(HttpToolsProtocol):
         if self._unread or (len(data) > PIECE_BYTES and data.count(b" HTTP/1.") > MAX_WAITING):
             self._unread += data
             self._go_on()
+            if self._unread:
+                self.flow.pause_reading()
         else:
             self._feed(data)
 

@@ -14,6 +14,8 @@ from trunkline.cli.http_protocol import HEAD_TIMEOUT_S, MAX_WAITING, PIECE_BYTES
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 KEEP_ALIVE_S = 5
+READ_BYTES = 262_144
+"""What the loops read at once, at most."""
 
 
 class Wire(asyncio.Transport):
@@ -49,6 +51,7 @@ class Talk:
         self.begun = 0
         self.answered = 0
         self.left = 0
+        self.fed_bytes = 0
         self._framed = framed
         self.state = ServerState()
         config = uvicorn.Config(
@@ -83,10 +86,11 @@ class Talk:
 
     def feed(self, data: bytes) -> None:
         """As long as the connection is read, in reads as large as they get."""
-        for start in range(0, len(data), 262_144):
+        for start in range(0, len(data), READ_BYTES):
             if not self.wire.reads:
                 return
-            self.protocol.data_received(data[start : start + 262_144])
+            self.protocol.data_received(data[start : start + READ_BYTES])
+            self.fed_bytes += min(READ_BYTES, len(data) - start)
 
     async def settle(self) -> None:
         for _ in range(20):
@@ -112,6 +116,17 @@ async def test_a_client_that_reads_nothing_is_read_no_further() -> None:
         await talk.settle()
     assert talk.answered == 0
     assert len(talk.protocol.pipeline) <= MAX_WAITING + PIECE_BYTES // len(GET) + 1
+
+
+async def test_no_more_is_taken_than_is_answered() -> None:
+    talk = Talk()
+    talk.may.set()
+    talk.feed(GET * 200)
+    for _ in range(3000):
+        await asyncio.sleep(0)
+        talk.feed(GET * 20_000)
+        assert talk.fed_bytes // len(GET) - talk.answered <= READ_BYTES // len(GET) + MAX_WAITING
+    assert talk.answered > 200
 
 
 @pytest.mark.parametrize("count", [2, MAX_WAITING + 1, 5000])
