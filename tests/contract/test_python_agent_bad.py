@@ -75,16 +75,20 @@ async def test_a_generator_that_ignores_its_end_is_left_alone(agent: Callable[[T
 
 
 async def test_threads_that_never_come_back_leave_room_for_others(caplog: pytest.LogCaptureFixture) -> None:
-    release = threading.Event()
+    stuck, release = threading.Semaphore(0), threading.Event()
 
     def agent(turn: Turn) -> Iterator[str]:
         yield "one"
         if turn.input == "x":
+            stuck.release()
             release.wait()
 
     backend = await started(agent)
     for _ in range(6):
-        await read_one(backend)
+        batches = batches_of(backend, request_of("x"))
+        await anext(batches)
+        await asyncio.to_thread(stuck.acquire)  # a thread that sees its client leave at the yield comes back
+        await batches.aclose()
     assert text_in(await events_of(backend, request_of("y"))) == "one"
     while caplog.text.count("agent thread lost") < 6:  # noqa: ASYNC110 - the log has no event for tests
         await asyncio.sleep(0)
