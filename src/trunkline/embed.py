@@ -30,8 +30,8 @@ __all__ = ["EmbeddedApp", "create_app"]
 
 BACKEND = "agent"
 GIVEN = "given:agent"
-LISTENING = ("host", "port")
 """Stands where a configuration file would name what to load."""
+LISTENING = ("host", "port")
 
 ABORT_S = 6.0
 POLL_S = 0.02
