@@ -14,8 +14,8 @@ from tests.architecture.sources import PACKAGE
 PUBLIC: dict[str, str] = {
     "trunkline": "__version__",
     "trunkline.agent": """
-        Ask Attachment AudioPart CHOICES Cancellation ChatMessage Choice FilePart FunctionCall ImagePart Output Reasoning Tool ToolCall
-        ToolFinished ToolStarted Turn Usage""",
+        Ask Attachment AudioPart CHOICES Cancellation ChatMessage Choice FilePart FunctionCall ImagePart Output Reasoning Tool
+        ToolCall ToolFinished ToolStarted Turn Usage""",
     "trunkline.assembly": "assemble build_endpoints only_agent_name",
     "trunkline.dialects.codec": """BackendCodec Decoder EVENT_STREAM Encoder Framing JSON_LINES KeepingEncoder SurfaceCodec
         encode_all""",
@@ -45,8 +45,8 @@ PUBLIC: dict[str, str] = {
     "trunkline.plugins": "BACKENDS BackendPlugin EMBEDDER build_backend build_embedder check_embedder",
     "trunkline.ports.approvals": "Approvals CHOICES DENY Question",
     "trunkline.ports.backend": """
-        Backend BackendSetup Capabilities Checkable Compacted Compactor Context EventBatch ModelFile ModelInfo NO_OWNER PartKind Probe
-        Relay RelayAnswer RelayBatch SAMPLING_HINTS TokenCounter WholeRelay stop""",
+        Backend BackendSetup Capabilities Checkable Compacted Compactor Context EventBatch ModelFile ModelInfo NO_OWNER PartKind
+        Probe Relay RelayAnswer RelayBatch SAMPLING_HINTS TokenCounter WholeRelay stop""",
     "trunkline.ports.runtime": "Clock Entropy SystemClock SystemEntropy",
 }
 
