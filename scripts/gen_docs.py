@@ -165,7 +165,8 @@ PROFILE_TEXTS = {
     "nomyo": "For clients of nomyo-router, a router in front of Ollama and model servers.\n",
     "hermes": """For clients of the API server of hermes-agent. Its agents are served as they are (see [agents](agents.md)).
 
-    API_SERVER_KEY=$(openssl rand -hex 32) trunkline serve my_agent.py:Agent --profile hermes
+    export API_SERVER_KEY=$(openssl rand -hex 32)
+    trunkline serve my_agent.py:agent --profile hermes
 
 Without a key it serves as well, on this machine alone; a request that names a session is then a 403, as its clients know it.
 

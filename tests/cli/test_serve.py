@@ -46,12 +46,16 @@ def test_the_first_line_names_the_version_and_nothing_is_coloured_without_a_term
     assert "\x1b" not in program.errors()
 
 
-@pytest.mark.parametrize("environ", [{}, {"TRUNKLINE_API_KEY": "sk-test"}], ids=["open", "secured"])
+@pytest.mark.parametrize(
+    "environ",
+    [{}, {"TRUNKLINE_API_KEY": "sk-test"}, {"TRUNKLINE_PROFILE": "hermes", "API_SERVER_KEY": "sk-test"}],
+    ids=["open", "secured", "as hermes"],
+)
 def test_the_curl_line_works_as_it_is_printed(environ: dict[str, str], tmp_path: Path) -> None:
     with Program("scripted", "--port", "0", cwd=tmp_path, environ=environ) as program:
         line = program.until("curl ")[-1].strip()
         assert "sk-test" not in line
-        expanded = line.replace("$TRUNKLINE_API_KEY", "sk-test")
+        expanded = re.sub(r"\$\w+_KEY", "sk-test", line)
         words = shlex.split(expanded)
         headers = dict(word.split(": ", 1) for flag, word in itertools.pairwise(words) if flag == "-H")
         status, answer = program.post(json.loads(words[words.index("-d") + 1]), headers=headers)

@@ -287,7 +287,7 @@ async def test_a_stream_shows_the_question_and_goes_on_when_it_is_answered(tmp_p
             turn_id = msgspec.json.decode(shown.split(b"data: ")[1].split(b"\n\n")[0])["id"]
             (question,) = approvals.pending("default", turn_id)
             assert question.tool == "shell"
-            with pytest.raises(Conflict, match="has no open approval"):
+            with pytest.raises(Conflict, match="no approval is waited for"):
                 approvals.resolve("mallory", turn_id, "once")
             path = f"/v1/runs/{turn_id}/approval"
             wrong = await served.request("POST", path, b'{"choice": "perhaps"}')

@@ -84,7 +84,7 @@ def _run(options: argparse.Namespace, *, environ: Mapping[str, str], output: Out
     config, base_dir = served_config(serving, environ=environ)
     with printing_to(sys.stderr) as prints:
         configure_logging(config.server.log_level, sys.stderr)
-        serve(serving, config=config, base_dir=base_dir, output=output, prints=prints)
+        serve(serving, config=config, base_dir=base_dir, environ=environ, output=output, prints=prints)
     return 0
 
 

@@ -25,6 +25,7 @@ from trunkline.cli.prints import Prints
 from trunkline.cli.recognise import with_dialects
 from trunkline.cli.target import target_document
 from trunkline.cli.welcome import print_welcome, url_line
+from trunkline.config.environment import key_variable
 from trunkline.config.load import build_config, load_config
 from trunkline.config.schema import Config, EmbeddedSettings
 from trunkline.model.errors import BackendError, ConfigError
@@ -70,7 +71,15 @@ def served_config(options: ServeOptions, *, environ: Mapping[str, str]) -> tuple
     return build_config(target_document(options.target), environ=environ, flags=options.flags), Path()
 
 
-def serve(options: ServeOptions, *, config: Config, base_dir: Path, output: Output, prints: Prints) -> None:
+def serve(
+    options: ServeOptions,
+    *,
+    config: Config,
+    base_dir: Path,
+    environ: Mapping[str, str],
+    output: Output,
+    prints: Prints,
+) -> None:
     """Serves until a signal. `prints` is where the log goes. Raises ConfigError or BackendError where it cannot start."""
     if options.listen_fd is None:
         listener = listen(config.server.host, port=config.server.port)
@@ -82,7 +91,8 @@ def serve(options: ServeOptions, *, config: Config, base_dir: Path, output: Outp
         if options.config is None:
             config = with_default_model(runner.run(with_dialects(config)))
         application = assemble(config, base_dir=base_dir, only_model_answers=options.config is None)
-        runner.run(_serve(application, listener, options=options, config=config, output=output))
+        given_in = key_variable(environ, profile=config.server.profile, api_keys=config.server.api_keys)
+        runner.run(_serve(application, listener, options=options, config=config, given_in=given_in, output=output))
         if runner.run(_left_behind()):
             prints.finish()
             os._exit(0)  # closing the loop would wait for them for ever
@@ -104,14 +114,21 @@ async def _left_behind() -> bool:
 
 
 async def _serve(
-    application: Application, listener: socket.socket, *, options: ServeOptions, config: Config, output: Output
+    application: Application,
+    listener: socket.socket,
+    *,
+    options: ServeOptions,
+    config: Config,
+    given_in: str | None,
+    output: Output,
 ) -> None:
     url = base_url(config.server.host, port=listener.getsockname()[1])
 
     async def announce() -> None:
         output.line(url_line(output, url))
         if not options.again:
-            print_welcome(output, config=config, url=url, models=await _models(application, output=output))
+            models = await _models(application, output=output)
+            print_welcome(output, config=config, url=url, models=models, given_in=given_in)
 
     stop = Stop()
     lifespan = Lifespan(application)

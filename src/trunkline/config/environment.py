@@ -5,7 +5,7 @@ where the same file is deployed. Everything else belongs in the file, which may 
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import msgspec
@@ -120,5 +120,12 @@ OVERRIDES = (
         doc="Name under which a single agent is shown.",
     ),
 )
+
+
+def key_variable(environ: Mapping[str, str], *, profile: str, api_keys: Collection[str]) -> str | None:
+    """The variable that one of these keys was read from."""
+    read = [one.variable for one in OVERRIDES if one.key == "server.api_keys" and one.profile in (None, profile)]
+    return next((variable for variable in read if environ.get(variable) in api_keys), None)
+
 
 PROCESS_ENVIRON: Mapping[str, str] = os.environ  # the one place; everything above takes a mapping

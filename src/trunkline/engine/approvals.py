@@ -175,10 +175,10 @@ class ApprovalRegistry:
 
     def _not_open(self, tenant: str, turn_id: str, call_id: str | None) -> Conflict:
         before = self._answered.get((tenant, turn_id) if call_id is None else (tenant, turn_id, call_id))
-        what = f"{turn_id!r}" if call_id is None else f"question {call_id!r} of {turn_id!r}"
+        what = "no approval" if call_id is None else f"no approval {call_id!r}"
         if before is not None:
-            return Conflict(f"{what} waits for no approval: it was answered {before!r}", code="approval_not_pending")
-        return Conflict(f"{what} has no open approval", code="approval_not_active")
+            return Conflict(f"{what} is waited for any more: the answer was {before!r}", code="approval_not_pending")
+        return Conflict(f"{what} is waited for", code="approval_not_active")
 
 
 class TurnApprovals:

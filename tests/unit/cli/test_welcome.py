@@ -8,12 +8,13 @@ import pytest
 
 from trunkline.cli.output import Output
 from trunkline.cli.welcome import curl, print_welcome, sdk_exports, sdk_program
+from trunkline.config.environment import key_variable
 from trunkline.config.load import build_config
 
 
 @pytest.mark.parametrize("model", ["a", "it's", 'quo"te', "back\\slash", "größe", "$HOME", "`id`"])
 def test_the_curl_line_carries_any_model_name_through_a_shell(model: str) -> None:
-    words = shlex.split(curl("http://127.0.0.1:1", model=model, secured=False, brief=False))
+    words = shlex.split(curl("http://127.0.0.1:1", model=model, key=None, brief=False))
     assert json.loads(words[words.index("-d") + 1])["model"] == model
 
 
@@ -25,7 +26,7 @@ def test_the_program_carries_any_model_name_through_python(model: str) -> None:
 
 
 def test_where_no_model_is_known_yet_the_lines_have_a_place_for_it_and_say_so() -> None:
-    words = shlex.split(curl("http://127.0.0.1:1", model=None, secured=False, brief=False))
+    words = shlex.split(curl("http://127.0.0.1:1", model=None, key=None, brief=False))
     assert json.loads(words[words.index("-d") + 1])["model"] == "MODEL"
     assert 'model="MODEL"' in sdk_program(None, brief=False)[1]
     config = build_config({"backends": {"up": {"type": "http", "endpoints": ["http://127.0.0.1:1/v1"]}}}, environ={})
@@ -37,5 +38,17 @@ def test_where_no_model_is_known_yet_the_lines_have_a_place_for_it_and_say_so() 
 
 
 def test_a_secured_server_is_called_with_a_key_from_a_variable() -> None:
-    assert '"Authorization: Bearer $TRUNKLINE_API_KEY"' in curl("http://h:1", model="m", secured=True, brief=False)
-    assert 'export OPENAI_API_KEY="$TRUNKLINE_API_KEY"' in sdk_exports("http://h:1", secured=True)
+    assert '"Authorization: Bearer $API_SERVER_KEY"' in curl("http://h:1", model="m", key="API_SERVER_KEY", brief=False)
+    assert 'export OPENAI_API_KEY="$API_SERVER_KEY"' in sdk_exports("http://h:1", key="API_SERVER_KEY")
+
+
+def test_the_variable_is_the_one_that_the_key_was_read_from() -> None:
+    for environ, profile, variable in (
+        ({"API_SERVER_KEY": "k"}, "hermes", "API_SERVER_KEY"),
+        ({"API_SERVER_KEY": "k", "TRUNKLINE_API_KEY": "l"}, "hermes", "TRUNKLINE_API_KEY"),
+        ({"NOMYO_ROUTER_API_KEY": "k"}, "nomyo", "NOMYO_ROUTER_API_KEY"),
+    ):
+        document = {"server": {"profile": profile}, "backends": {"a": {"type": "scripted"}}}
+        server = build_config(document, environ=environ).server
+        assert key_variable(environ, profile=profile, api_keys=server.api_keys) == variable
+    assert key_variable({"API_SERVER_KEY": "k"}, profile="openai", api_keys=["k"]) is None

@@ -41,7 +41,7 @@ async def test_a_question_that_was_just_given_up_cannot_be_answered() -> None:
     registry = ApprovalRegistry()
     asked(registry).cancel()  # nothing else has run since
     assert registry.pending("alice", "turn_1") == ()
-    with pytest.raises(Conflict, match="it was answered 'deny'"):
+    with pytest.raises(Conflict, match="the answer was 'deny'"):
         registry.resolve("alice", "turn_1", "once")
 
 
