@@ -37,7 +37,8 @@ Ask = Callable[[Call], Awaitable[Answer]]
 
 class Answerer:
     """Answers calls of one surface. A surface that keeps its answers gives `record` with each call; with `keeps_partial` also
-    what there was when the client left. `early_status`: the head of a stream is sent before the backend has said anything."""
+    what there was when the client left. `early_status`: the head of a stream is sent before the backend has said anything.
+    `cut_is_incomplete`: a stream that the stopping server cuts off ends as one whose client left, not as one that failed."""
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class Answerer:
         keepalive_s: float,
         keeps_partial: bool = True,
         early_status: bool = False,
+        cut_is_incomplete: bool = False,
     ) -> None:
         self._gateway = gateway
         self._codec = codec
@@ -54,6 +56,7 @@ class Answerer:
         self._watches = Timers(WATCH_AFTER_S)
         self._keeps_partial = keeps_partial
         self._early_status = early_status
+        self._cut_is_incomplete = cut_is_incomplete
 
     async def respond(
         self,
@@ -152,8 +155,8 @@ class Answerer:
         )
         answer: Answer | None = None
 
-        async def last_frames(failed: ev.TurnFailed) -> bytes:
-            return await _failed_frames(encoder, failed, call, opened=answer is not None, record=record)
+        async def last_frames(end: ev.TurnFailed | ev.TurnIncomplete) -> bytes:
+            return await _last_frames(encoder, end, call, opened=answer is not None, record=record)
 
         try:
             if self._early_status:
@@ -177,7 +180,8 @@ class Answerer:
                     await _keep_partial(encoder, record)
             elif stream.begun:  # the server is stopping: this is not the whole answer
                 leaving = BackendUnavailable("the server is shutting down", code="server_shutting_down")
-                await stream.end(await last_frames(ev.TurnFailed(leaving.info())))
+                failed = ev.TurnFailed(leaving.info())
+                await stream.end(await last_frames(_CUT if self._cut_is_incomplete else failed))
             raise
         except Exception as error:
             logger.error("answering failed, request %s", exchange.request_id, exc_info=error)
@@ -247,6 +251,7 @@ class Answerer:
 
 
 _LEFT = ev.TurnIncomplete("client_disconnected")
+_CUT = ev.TurnIncomplete("cancelled")
 
 
 async def _relayed(answer: Answer) -> bytes:
@@ -279,16 +284,16 @@ async def _unheard(recording: Awaitable[None]) -> None:
         logger.error("what a client got before it left is not kept: %s", error.message)
 
 
-async def _failed_frames(
-    encoder: Encoder, failed: ev.TurnFailed, call: Call, *, opened: bool, record: Record | None
+async def _last_frames(
+    encoder: Encoder, end: ev.TurnFailed | ev.TurnIncomplete, call: Call, *, opened: bool, record: Record | None
 ) -> bytes:
-    """The end of a stream that failed outside its answer, perhaps before that had begun; what they say is kept."""
+    """The end of a stream that ended outside its answer, perhaps before that had begun; what they say is kept."""
     if not isinstance(encoder, KeepingEncoder):
-        return encoder.feed(failed)
+        return encoder.feed(end)
     data = b""
     if not opened:
         data = encoder.feed(ev.TurnStarted(call.turn_id, call.request.model or "", call.created_at))
-    data += encoder.feed(failed)
+    data += encoder.feed(end)
     return data if record is None else await _kept(data, encoder, record)
 
 

@@ -35,7 +35,16 @@ class CreateResponse:
         self._runs = state.runs
         self._creation = Creation(runtime, codec, state)
         self._background = Background(runtime, self._creation, state)
-        self._answerer = Answerer(runtime.gateway, codec, keepalive_s=runtime.settings.keepalive_s)
+        self._answerer = self._answerer_for(codec)
+
+    def _answerer_for(self, codec: ResponsesSurface) -> Answerer:
+        runtime = self._runtime
+        return Answerer(
+            runtime.gateway,
+            codec,
+            keepalive_s=runtime.settings.keepalive_s,
+            cut_is_incomplete=runtime.profile.cut_status == "incomplete",
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         runtime, exchange = self._runtime, exchange_of(scope)
@@ -106,7 +115,7 @@ class CreateResponse:
         )
 
         def answerer(now: Callable[[], float]) -> Answerer:
-            return Answerer(runtime.gateway, self._codec.at(now), keepalive_s=runtime.settings.keepalive_s)
+            return self._answerer_for(self._codec.at(now))
 
         await answer_once(
             runtime, key, asking, prepare, exchange=exchange, receive=receive, send=send, answerer=answerer
