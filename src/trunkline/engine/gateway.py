@@ -8,7 +8,7 @@ honest TurnFailed at the end of the stream. Where the cache is wanted, it is ask
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -86,11 +86,11 @@ class Gateway:
     async def _known_or_asked(self, call: Call) -> Answer:
         """What the cache has, where it is wanted, or a backend's."""
         if not self._cache.wanted(call):
-            return await self._failover.first(call, self._for_turn, self._try, operation=OPERATION)
+            return await self._ask(call)
         return Answer(await self._cache.answer(msgspec.structs.replace(call, own_ids=True), self._ask, self.check))
 
-    async def _ask(self, call: Call) -> Answer:
-        return await self._failover.first(call, self._for_turn, self._try, operation=OPERATION)
+    def _ask(self, call: Call) -> Awaitable[Answer]:
+        return self._failover.first(call, self._for_turn, self._try, operation=OPERATION)
 
     async def count_tokens(self, call: Call) -> int:
         """The input tokens that an answer would report. Raises as `answer` does, and where nobody can tell."""
