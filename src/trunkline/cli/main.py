@@ -1,11 +1,11 @@
 """The command `trunkline`: reads the arguments and says how it went.
 
 Exit codes: 0 when it did what was asked (a server that was told to stop did), 1 when it could not, with one line on
-stderr that says why, 2 for arguments it does not know, 128 + signal when a second signal cut it short.
+stderr that says why, 2 for arguments it does not know, 128 + signal when a signal cut it short: the second one, or one that came
+before there was a server to stop.
 """
 
 import argparse
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,8 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrunklineError as error:
         output.error(_in_terms_of(options, error))
         return 1
-    except KeyboardInterrupt:  # before the server has its own handlers, or during a check
-        return 128 + signal.SIGINT
 
 
 def _in_terms_of(options: argparse.Namespace, error: TrunklineError) -> str:
@@ -127,7 +125,3 @@ def make_parser() -> argparse.ArgumentParser:
     )
     checking.add_argument("file", type=Path, metavar="FILE", help="the TOML file")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
