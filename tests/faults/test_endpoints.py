@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from tests.conftest import Serve
+from tests.fakes.stores import HandClock
 from tests.fakes.upstream import (
     COMPLETION,
     HELLO,
@@ -20,7 +21,7 @@ from tests.fakes.upstream import (
     streamed,
     text_frame,
 )
-from tests.serving import eventually, text_of
+from tests.serving import eventually, serving, text_of
 
 NOBODY = "http://127.0.0.1:1/v1"
 HELLO_PLAN: Plan = [json_answer(COMPLETION)]
@@ -151,6 +152,25 @@ async def test_an_endpoint_that_failed_is_left_alone_and_shown(two: Sequence[Fak
         ejected = (await server.get("/health/ready")).json()["ejected"]
         assert list(ejected) == [f"gpu@{host(bad)}"]
         assert 50 < ejected[f"gpu@{host(bad)}"]["chat/rate_limited"] <= 60
+
+
+async def test_an_endpoint_whose_time_is_over_is_shown_as_about_to_be_tried(upstream: FakeUpstream) -> None:
+    clock = HandClock()
+    busy = json_answer({"error": {"message": "full"}}, status="429 Full", headers={"Retry-After": "60"})
+    async with serving(pool(upstream.url, more="retries = 0"), clock=clock) as server:
+
+        async def shown() -> tuple[object, object]:
+            ready = (await server.get("/health/ready")).json()
+            return ready.get("ejected"), ready.get("half_open")
+
+        upstream.plan([busy], HELLO_PLAN)
+        assert (await server.chat(model="up-model")).status == 429
+        clock.now += 59.96
+        assert await shown() == ({"gpu": {"chat/rate_limited": 0.1}}, None)
+        clock.now += 1
+        assert await shown() == (None, {"gpu": ["chat/rate_limited"]})
+        assert (await server.chat(model="up-model")).status == 200
+        assert await shown() == (None, None)
 
 
 async def test_a_busy_server_alone_is_asked_once_more_when_it_said(upstream: FakeUpstream, serve: Serve) -> None:

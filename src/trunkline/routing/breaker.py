@@ -5,6 +5,7 @@ and a quota that is used up does not count as a dead server. An open circuit let
 request may try, and its outcome closes the circuit or opens it for twice as long. What a client did wrong never counts.
 """
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
@@ -154,10 +155,11 @@ class Breaker:
         self.failed(ANY, "unavailable", trial=True)
 
     def states(self) -> Mapping[str, float]:
-        """Open circuits as `operation/class`, with the seconds until their next trial: for health and logs."""
+        """Circuits that are not closed, as `operation/class`, for those who watch: with the seconds that one stays open, never
+        fewer than they are; 0 for one that is half-open, whose next request is its trial, unless that is under way."""
         now = self._clock.monotonic_s()
         return {
-            f"{operation}/{kind}": round(max(0.0, circuit.until_s - now), 1)
+            f"{operation}/{kind}": math.ceil(max(0.0, circuit.until_s - now) * 10) / 10
             for (operation, kind), circuit in self._circuits.items()
             if circuit.until_s is not None
         }

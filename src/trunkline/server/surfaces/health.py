@@ -91,9 +91,18 @@ class Ready:
         ready = not self._runtime.state.draining and any(state == "ok" for state in backends.values())
         status = "draining" if self._runtime.state.draining else "ready" if ready else "unavailable"
         body: dict[str, object] = {"status": status, "backends": backends}
-        ejected = {one.label: one.breaker.states() for one in self._runtime.endpoints if one.breaker.states()}
-        if ejected:  # who gets nothing now, of what, and for how many seconds more
+        ejected: dict[str, dict[str, float]] = {}  # who gets nothing now, of what, and for how many seconds more
+        half_open: dict[str, list[str]] = {}  # whose time is over: the next request will tell
+        for one in self._runtime.endpoints:
+            for circuit, left_s in one.breaker.states().items():
+                if left_s > 0:
+                    ejected.setdefault(one.label, {})[circuit] = left_s
+                else:
+                    half_open.setdefault(one.label, []).append(circuit)
+        if ejected:
             body["ejected"] = ejected
+        if half_open:
+            body["half_open"] = half_open
         await send_json(msgspec.json.encode(body), send, status=200 if ready else 503)
 
 

@@ -101,12 +101,12 @@ class Metrics:
         states = [(labels, one.breaker.states()) for labels, one in rows]
         yield gauge(
             "trunkline_breaker_open",
-            "Circuits that are open: operations that the endpoint is not trusted with after failures of one class.",
+            "Circuits that are not closed: operations the endpoint is not trusted with after failures of one class.",
             [Sample(len(circuits), labels) for labels, circuits in states],
         )
         yield gauge(
             "trunkline_breaker_retry_seconds",
-            "Until an open circuit lets a request through for trial.",
+            "Until an open circuit lets a request through for trial; 0 where the next request is the trial.",
             [
                 Sample(left_s, {**labels, "operation": name.partition("/")[0], "class": name.partition("/")[2]})
                 for labels, circuits in states
