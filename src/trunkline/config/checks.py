@@ -1,8 +1,8 @@
 """What no single key of the configuration can say: whether the settings fit together.
 
-Each rule looks at a decoded Config and yields what is wrong; the first one found is reported. A rule here may know
-names and addresses, never what lies behind them: whether an agent imports or a server answers is found out by its
-backend.
+Each rule looks at a decoded Config and yields what is wrong, but not what another rule's mistake would make right by itself:
+everything found is reported together. A rule here may know names and addresses, never what lies behind them: whether an
+agent imports or a server answers is found out by its backend.
 """
 
 import difflib
@@ -23,9 +23,11 @@ _TARGET = re.compile(r"[^:]+:[A-Za-z_][A-Za-z0-9_.]*")
 _HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+(:\d+)?(/.*)?|\[[0-9a-fA-F:.]+\](:\d+)?(/.*)?")
 
 
-def inconsistency(config: Config) -> Problem | None:
-    """The first thing that does not fit together, or None."""
-    return next((problem for rule in RULES for problem in rule(config)), None)
+def inconsistencies(config: Config) -> Iterator[Problem]:
+    """Everything that does not fit together."""
+    for rule in RULES:
+        if config.backends or rule not in BESIDE_BACKENDS:
+            yield from rule(config)
 
 
 def is_loopback(host: str) -> bool:
@@ -87,7 +89,7 @@ def _weak_keys(config: Config) -> Iterator[Problem]:
     """A profile whose clients hold the key to a machine wants one that cannot be guessed, where others can reach it."""
     server = config.server
     profile = PROFILES.get(server.profile)
-    if profile is None or is_loopback(server.host):
+    if profile is None or not server.host or is_loopback(server.host):
         return
     keys = [(f"server.api_keys[{index}]", key) for index, key in enumerate(server.api_keys)]
     keys += [(f"server.keys[{index}].key", entry.key) for index, entry in enumerate(server.keys)]
@@ -259,9 +261,7 @@ def _unknown_backend(name: str, config: Config) -> str:
 def static_models(config: Config, backend: str) -> tuple[str, ...] | None:
     """The names a backend offers by itself, where the configuration alone can tell; None: it says so at run time."""
     match config.backends[backend]:
-        case ScriptedSettings(models=names):
-            return names
-        case HttpSettings(models=names):
+        case ScriptedSettings(models=names) | HttpSettings(models=names):
             return names or None
         case EmbeddedSettings(model_name=str(name)):
             return (name,)
@@ -317,3 +317,5 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _weak_keys,
 )
 """In the order in which they are reported: what the file is about first, the address last."""
+BESIDE_BACKENDS = frozenset({_models, _default_model, _model_name})
+"""What they compare with backends says nothing where none are configured."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from trunkline.config.checks import inconsistency
+from trunkline.config.checks import inconsistencies
 from trunkline.config.environment import OVERRIDES, Override
 from trunkline.config.expect import Document, Problem, problems
 from trunkline.config.profiles import PROFILES
@@ -80,9 +80,7 @@ def build_config(
         config = msgspec.convert(merged, Config)
     except msgspec.ValidationError as error:  # a rule of the schema that the walk does not know yet
         raise ConfigError(str(error), file=file) from error
-    problem = inconsistency(config)
-    if problem is not None:
-        raise source.error(problem.key, problem.message)
+    source.refuse(inconsistencies(config))
     return config
 
 

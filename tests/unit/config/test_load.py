@@ -296,7 +296,46 @@ def test_a_wrong_file_is_refused_with_file_key_and_remedy(case: str, tmp_path: P
     message = refusal(tmp_path, text)
     assert expected in message
     assert message.startswith("config trunkline.toml: ")
+    assert message.count("\n") == 0  # one mistake, one line
     assert "hunter2" not in message
+
+
+def test_what_does_not_fit_together_is_reported_together(tmp_path: Path) -> None:
+    text = (
+        '[server]\nhost = "0.0.0.0"\ndefault_model = "fats"\ncors_origins = ["a.example"]\n'
+        + LOCAL
+        + '[[models]]\nname = "fast"\nroutes = [{backend = "local"}]\n'
+        + '[[models]]\nname = "slow"\nroutes = [{backend = "locl"}]\n'
+    )
+    lines = refusal(tmp_path, text).split("\n")
+    assert [line.removeprefix("config trunkline.toml: ").partition(": ")[0] for line in lines] == [
+        "models[1].routes[0].backend",
+        "server.default_model",
+        "server.cors_origins[0]",
+        "server.host",
+    ]
+
+
+def test_of_many_things_that_do_not_fit_the_first_twenty_are_reported(tmp_path: Path) -> None:
+    entries = "".join(f'[[models]]\nname = "m{i}"\nroutes = [{{backend = "no"}}]\n' for i in range(30))
+    lines = refusal(tmp_path, LOCAL + entries).split("\n")
+    assert (len(lines), lines[-1]) == (21, "… and more")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('[server]\ndefault_model = "a"\n[[models]]\nname = "a"\nroutes = [{backend = "x"}]\n', "backends"),
+        ('[server]\ndefault_model = "a"\n', "backends"),
+        ('[server]\nmodel_name = "a"\n', "backends"),
+        ('[server]\ndefault_model = "a"\n' + LOCAL + "models = []\n", "backends.local.models"),
+        ('[server]\nhost = ""\nprofile = "hermes"\napi_keys = ["changeme"]\n' + LOCAL, "server.host"),
+    ],
+)
+def test_what_follows_from_another_mistake_is_not_reported_beside_it(text: str, key: str, tmp_path: Path) -> None:
+    message = refusal(tmp_path, text)
+    assert message.startswith(f"config trunkline.toml: {key}: ")
+    assert message.count("\n") == 0
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "localhost", "::1"])
