@@ -1,8 +1,9 @@
 """Requests that a chat UI makes for itself: a title for the conversation, tags, what might be asked next.
 
 They go to the same model and name the same session, and are no part of the conversation. What they are is said nowhere but in their
-text, so they are known by it: one user message alone that begins as below and holds the rest. The texts are those that the programs
-send unless their administrator has written others.
+text, so they are known by it: one user message alone that begins as below and holds the rest, or, where the UI has its own copy of
+the conversation summed up, the last message of that copy. The texts are those that the programs send unless their administrator has
+written others.
 """
 
 from trunkline.model.items import Message, text_of
@@ -22,10 +23,20 @@ RULES: tuple[tuple[str, str], ...] = (
     ("Write a concise title for this conversation in the detected language.", ""),
 )
 """How the text begins, and what it has in it."""
+SUMMARIES = (
+    # LibreChat, where a conversation outgrows its context: all but the newest turns, and this behind them.
+    # https://github.com/danny-avila/agents/blob/main/src/summarization/node.ts
+    "Hold on, before you continue I need you to write me a checkpoint of everything so far.",
+    "Hold on again, update your checkpoint. Merge the new messages into your existing checkpoint",
+)
+"""How the last message of a conversation begins that a UI has made shorter for itself."""
 
 
 def is_auxiliary(request: Request) -> bool:
     """Whether no user has asked this."""
+    last = request.items[-1] if request.items else None
+    if isinstance(last, Message) and last.role == "user" and text_of(last.content).startswith(SUMMARIES):
+        return True
     asked: Message | None = None
     for item in request.items:
         if not isinstance(item, Message) or item.role == "assistant":
