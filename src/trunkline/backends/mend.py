@@ -6,6 +6,7 @@ signatures, for one, travel as unknown keys of its tool calls and must come back
 
 import msgspec
 
+from trunkline.dialects.decoding import is_json
 from trunkline.dialects.openai_chat import parts
 from trunkline.dialects.reading import Json, Object
 from trunkline.model.errors import BackendError, BackendProtocolError
@@ -106,8 +107,4 @@ class Calls:
             return False
         if (isinstance(call_id, str) and call_id) or self._id is not None:
             return bool(call_id) and call_id != self._id
-        try:
-            msgspec.json.decode("".join(self._arguments))
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            return False
-        return True
+        return is_json("".join(self._arguments))

@@ -19,8 +19,9 @@ from typing import Any
 import msgspec
 
 from trunkline.backends.mend import Calls, mend_message, mend_reason
+from trunkline.dialects.decoding import decode_object
 from trunkline.dialects.openai_chat import parts
-from trunkline.dialects.reading import Json, Object
+from trunkline.dialects.reading import NOT_JSON, Object
 from trunkline.model import events as ev
 from trunkline.model.errors import BackendError, BackendProtocolError, BackendUnavailable
 from trunkline.model.ids import Entropy
@@ -125,7 +126,7 @@ class StreamTee:
             return
         if not data:  # clients would read it as JSON
             return
-        chunk = _object(data)
+        chunk = decode_object(data)
         error = chunk.get("error")
         if error is None and chunk.get("object") == "error":  # older vLLM
             error = chunk
@@ -237,7 +238,7 @@ def _seen_in(body: bytes, request: Request) -> tuple[ev.Event, ...] | None:
     try:
         completion = _COMPLETION.decode(body)
         body.decode()
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return None
     if completion.model != (request.model or completion.model) or completion.object == "error":
         return None
@@ -255,7 +256,7 @@ def _seen_in(body: bytes, request: Request) -> tuple[ev.Event, ...] | None:
 
 
 def _mended_body(body: bytes, request: Request, entropy: Entropy) -> RelayBatch:
-    chunk = _object(body)
+    chunk = decode_object(body)
     if chunk.get("error") is not None:
         raise parts.read_error(200, chunk["error"])
     if chunk.get("object") == "error":  # older vLLM
@@ -300,13 +301,3 @@ def _interesting(frames: bytes) -> bool:
         or find(b'"error"') >= 0
         or find(b"[DONE]") >= 0
     )
-
-
-def _object(data: bytes) -> Object:
-    try:
-        value: Json = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BackendProtocolError(f"upstream sent what is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise BackendProtocolError("upstream sent JSON that is not an object")
-    return value

@@ -15,6 +15,9 @@ from trunkline.model.errors import InvalidParameter, RequestError
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Object = dict[str, Json]
 
+NOT_JSON = (msgspec.DecodeError, UnicodeError, RecursionError)
+"""What reading JSON raises for what is none, and for what is nested too deeply to be read."""
+
 MAX_PAIRS = 16
 MAX_NAME_CHARACTERS = 64
 MAX_VALUE_CHARACTERS = 512

@@ -3,20 +3,17 @@
 One decoder reads streams and whole bodies: a whole answer is a stream's only line, with `done: true`. Items are opened and
 closed as the lines imply: thinking, then text, then calls, each of which comes whole. There is no mark after the last
 line; the line with `done` ends the answer.
-
-A fault in a stream that has begun is the stream's last event, TurnFailed, so that what arrived before it in the same read
-is not lost and every split of the bytes gives the same events. Before the turn has begun, a fault raises.
 """
 
 from collections.abc import Sequence
-from typing import cast
 
 import msgspec
 
 from trunkline.dialects import openai_wire
+from trunkline.dialects.decoding import FrameDecoder, decode_object, give_tokens, is_json, unnamed
 from trunkline.dialects.ollama_chat.encode_request import encode_request, forward_body
 from trunkline.dialects.ollama_chat.times import unix_seconds
-from trunkline.dialects.reading import Json, Object, raw
+from trunkline.dialects.reading import NOT_JSON, Json, Object, raw
 from trunkline.model import events as ev
 from trunkline.model.errors import BackendError, BackendProtocolError, BackendRejected, BackendUnavailable
 from trunkline.model.items import Item, Status
@@ -24,7 +21,7 @@ from trunkline.model.request import OpaqueTool, Request, Tool
 from trunkline.model.tokens import TokenLogprob
 from trunkline.model.turn import terminal_for
 from trunkline.model.usage import Usage
-from trunkline.wire.ndjson import LineTooLarge, NdjsonReader
+from trunkline.wire.ndjson import NdjsonReader
 
 NAME = "ollama_chat"
 _LINE_KEYS = frozenset(
@@ -71,42 +68,18 @@ class OllamaBackend:
         return error
 
 
-class OllamaDecoder:
+class OllamaDecoder(FrameDecoder[bytes]):
     """Bytes of one answer to events."""
 
     def __init__(self, fallback: ev.TurnStarted, *, streamed: bool) -> None:
-        self._fallback = fallback
         self._reader = NdjsonReader() if streamed else None
-        self._body: list[bytes] = []
-        self._started = False
-        self.ended = False
+        super().__init__(fallback, self._reader)
         self._next_item = 0
         self._item = -1  # index of the open item, -1 for none
         self._kind: ev.ItemKind = "message"
         self._calls = 0
         self._held: tuple[TokenLogprob, ...] = ()  # tokens that came before anything they could belong to
         self._seen_extras: dict[str, Json] = {}
-
-    def feed(self, data: bytes) -> list[ev.Event]:
-        if self._reader is None:
-            self._body.append(data)
-            return []
-        try:
-            lines = self._reader.feed(data)
-        except LineTooLarge as error:
-            raise BackendProtocolError(str(error)) from None
-        events: list[ev.Event] = []
-        try:
-            for line in lines:
-                if self.ended:
-                    break
-                self._line(_decode(line), events)
-        except BackendError as error:
-            if not self._started:
-                raise
-            self.ended = True
-            events.append(ev.TurnFailed(error.info()))
-        return events
 
     def close(self) -> list[ev.Event]:
         events: list[ev.Event] = []
@@ -118,20 +91,20 @@ class OllamaDecoder:
 
     def _last_line(self, events: list[ev.Event]) -> None:
         if self._reader is None:
-            body, self._body = b"".join(self._body), []
-            self._line(_decode(body), events)
+            self.read_frame(self._take_body(), events)
             return
         rest = self._reader.rest()
-        if _is_whole(rest):  # only its line end is missing
-            self._line(_decode(rest), events)
+        if is_json(rest):  # only its line end is missing
+            self.read_frame(rest, events)
 
-    def _line(self, line: Object, events: list[ev.Event]) -> None:
+    def read_frame(self, frame: bytes, events: list[ev.Event]) -> None:
+        line = decode_object(frame)
         if line.get("error") is not None:
             raise openai_wire.read_error(200, line["error"])
         if not self._started:
             self._start(line, events)
         if not line.keys() <= _LINE_KEYS:
-            for key, value in _unnamed(line, _LINE_KEYS):
+            for key, value in unnamed(line, _LINE_KEYS):
                 # Keys such as remote_model come with every line; they are said once.
                 if self._seen_extras.get(key) != value:
                     self._seen_extras[key] = value
@@ -147,17 +120,9 @@ class OllamaDecoder:
             raise BackendProtocolError(
                 "upstream sent JSON that is not an Ollama chat answer: it has neither 'message' nor 'done'"
             )
-        self._started = True
-        model, created_at = line.get("model"), line.get("created_at")
-        created = unix_seconds(created_at) if isinstance(created_at, str) else None
-        fallback = self._fallback
-        events.append(
-            ev.TurnStarted(
-                fallback.turn_id,
-                model if isinstance(model, str) and model else fallback.model,
-                fallback.created_at if created is None else created,
-            )
-        )
+        created = line.get("created_at")
+        created_at = unix_seconds(created) if isinstance(created, str) else None
+        self._begin(events, model=line.get("model"), created_at=created_at)
 
     def _message(self, message: Object, tokens: tuple[TokenLogprob, ...], events: list[ev.Event]) -> None:
         # Tokens belong to the first thing of this line that has any, or of a later one: a parser may hold text back.
@@ -166,18 +131,18 @@ class OllamaDecoder:
         if isinstance(thinking, str) and thinking:
             item = self._open("reasoning", events)
             if not content:
-                tokens = _give(item, tokens, events)
+                tokens = give_tokens(item, tokens, events)
             events.append(ev.ReasoningDelta(item, thinking))
         text = content if isinstance(content, str) else ""
-        unnamed = [] if message.keys() <= _MESSAGE_KEYS else _unnamed(message, _MESSAGE_KEYS)
-        if unnamed:
+        others = [] if message.keys() <= _MESSAGE_KEYS else unnamed(message, _MESSAGE_KEYS)
+        if others:
             # They belong to the text they come with; without any, to what is open.
             item = self._item if self._item >= 0 and not text else self._open("message", events)
-            for key, value in unnamed:
+            for key, value in others:
                 events.append(ev.Extension(name=key, payload=raw(value), index=item))
         if text:
             item = self._open("message", events)
-            tokens = _give(item, tokens, events)
+            tokens = give_tokens(item, tokens, events)
             events.append(ev.TextDelta(item, text))
         elif content is not None and not isinstance(content, str):
             raise BackendProtocolError("upstream sent 'content' that is not a string")
@@ -186,7 +151,7 @@ class OllamaDecoder:
             for call in calls:
                 tokens = self._call(call, tokens, events)
         if tokens and self._item >= 0:
-            _give(self._item, tokens, events)
+            give_tokens(self._item, tokens, events)
         else:
             self._held = tokens
 
@@ -204,7 +169,7 @@ class OllamaDecoder:
         if not isinstance(call_id, str) or not call_id:
             call_id = f"call_{self._fallback.turn_id.rpartition('-')[2]}_{item}"
         events.append(ev.ItemStarted(index=item, kind="function_call", call_id=call_id, name=name))
-        tokens = _give(item, tokens, events)
+        tokens = give_tokens(item, tokens, events)
         # Compatible servers send the arguments as JSON text.
         text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments or {}).decode()
         if text:
@@ -214,7 +179,7 @@ class OllamaDecoder:
 
     def _done(self, line: Object, events: list[ev.Event]) -> None:
         if self._held:
-            _give(self._open("message", events), self._held, events)
+            give_tokens(self._open("message", events), self._held, events)
         said = line.get("done_reason")
         said = said if isinstance(said, str) else ""
         reason = _REASONS.get(said)
@@ -249,40 +214,9 @@ class OllamaDecoder:
             self._item = -1
 
 
-def _give(item: int, tokens: tuple[TokenLogprob, ...], events: list[ev.Event]) -> tuple[TokenLogprob, ...]:
-    """Gives the tokens to this item; returns those that are left to give, none."""
-    if tokens:
-        ids = tuple([token.id for token in tokens if token.id is not None])
-        events.append(ev.TokensDelta(item, ids if len(ids) == len(tokens) else (), tokens))
-    return ()
-
-
-def _unnamed(source: Object, named: frozenset[str]) -> list[tuple[str, Json]]:
-    """Members that no event names, in the order of the wire; null says nothing."""
-    return [(key, value) for key, value in source.items() if key not in named and value is not None]
-
-
 def _says_error(body: bytes) -> bool:
     try:
         source: Json = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return False
     return isinstance(source, dict) and "error" in source
-
-
-def _is_whole(line: bytes) -> bool:
-    try:
-        msgspec.json.decode(line, type=msgspec.Raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
-
-
-def _decode(data: bytes) -> Object:
-    try:
-        value = cast("Json", msgspec.json.decode(data))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BackendProtocolError(f"upstream sent what is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise BackendProtocolError("upstream sent JSON that is not an object")
-    return value

@@ -3,16 +3,13 @@
 One decoder reads streams and whole bodies: a completion is a chunk whose `message` is one large delta. Items are opened and
 closed as the deltas imply; a choice has one item open at a time. Tool calls are sequential in this dialect: arguments for a
 call that was already followed by another break the protocol.
-
-A fault in a stream that has begun is the stream's last event, TurnFailed, so that what arrived before it in the same
-read is not lost and every split of the bytes gives the same events. Before the turn has begun, a fault raises.
 """
 
 from collections.abc import Sequence
-from typing import cast
 
 import msgspec
 
+from trunkline.dialects.decoding import FrameDecoder, decode_object, give_tokens, is_json, unnamed
 from trunkline.dialects.openai_chat import parts
 from trunkline.dialects.openai_chat.encode_request import encode_request, forward_body
 from trunkline.dialects.openai_chat.shape import Shape, shape_of
@@ -23,7 +20,7 @@ from trunkline.model.items import Item, Status
 from trunkline.model.request import OpaqueTool, Request, Tool
 from trunkline.model.tokens import TokenLogprob
 from trunkline.model.turn import terminal_for
-from trunkline.wire.sse import FrameTooLarge, SseReader
+from trunkline.wire.sse import SseEvent, SseReader
 
 NAME = "openai_chat"
 _CUT = frozenset({"length", "content_filter"})
@@ -75,15 +72,12 @@ class _Choice:
         self.done = False
 
 
-class ChatDecoder:
+class ChatDecoder(FrameDecoder[SseEvent]):
     """Bytes of one answer to events."""
 
     def __init__(self, fallback: ev.TurnStarted, *, streamed: bool) -> None:
-        self._fallback = fallback
         self._reader = SseReader() if streamed else None
-        self._body: list[bytes] = []
-        self._started = False
-        self.ended = False
+        super().__init__(fallback, self._reader)
         self._next_item = 0
         self._choices: dict[int, _Choice] = {}
         self._reasons: list[ev.FinishReason] = []
@@ -92,38 +86,24 @@ class ChatDecoder:
         self._useless_shapes = 0  # that fitted no other chunk, in a row
 
     def feed(self, data: bytes) -> list[ev.Event]:
-        if self._reader is None:
-            self._body.append(data)
-            return []
+        if self._shape is None or self._reader is None or not self._reader.idle:
+            return super().feed(data)
         events: list[ev.Event] = []
-        if self._shape is not None and self._reader.idle:
-            data = self._shape.read(data, events)
-            if not data:
-                return events
-        try:
-            frames = self._reader.feed(data)
-        except FrameTooLarge as error:
-            raise BackendProtocolError(str(error)) from None
-        try:
-            for frame in frames:
-                if self.ended:
-                    break
-                if frame.data.startswith(b"[DONE]"):
-                    self._end(events)
-                elif frame.data and (self._shape is None or not self._shape.read_chunk(frame.data, events)):
-                    self._unlike_the_last(frame.data, events)
-        except BackendError as error:
-            if not self._started:
-                raise
-            self.ended = True
-            events.append(ev.TurnFailed(error.info()))
+        rest = self._shape.read(data, events)
+        if rest:
+            events += super().feed(rest)
         return events
+
+    def read_frame(self, frame: SseEvent, events: list[ev.Event]) -> None:
+        if frame.data.startswith(b"[DONE]"):
+            self._end(events)
+        elif frame.data and (self._shape is None or not self._shape.read_chunk(frame.data, events)):
+            self._unlike_the_last(frame.data, events)
 
     def close(self) -> list[ev.Event]:
         events: list[ev.Event] = []
         if self._reader is None:
-            body, self._body = b"".join(self._body), []
-            self._chunk(_decode(body), events)
+            self._chunk(decode_object(self._take_body()), events)
         self._end(events)
         return events
 
@@ -140,7 +120,7 @@ class ChatDecoder:
         shape, self._shape = self._shape, None
         if shape is not None:
             self._useless_shapes = 0 if shape.fitted else self._useless_shapes + 1
-        before, chunk = len(events), _decode(data)
+        before, chunk = len(events), decode_object(data)
         self._chunk(chunk, events)
         # Deltas of an item that is open change nothing in here, so the next ones are read as this one was.
         if len(events) == before + 1 and self._useless_shapes < MAX_USELESS_SHAPES:
@@ -156,7 +136,7 @@ class ChatDecoder:
         if not self._started:
             self._start(chunk, events)
         if not chunk.keys() <= _CHUNK_KEYS:
-            for key, value in _unnamed(chunk, _CHUNK_KEYS):
+            for key, value in unnamed(chunk, _CHUNK_KEYS):
                 # Constant keys such as system_fingerprint come with every chunk; they are said once.
                 if self._seen_extras.get(key) != value:
                     self._seen_extras[key] = value
@@ -176,16 +156,9 @@ class ChatDecoder:
     def _start(self, chunk: Object, events: list[ev.Event]) -> None:
         if "choices" not in chunk:
             raise BackendProtocolError("upstream sent JSON that is not a chat completion: it has no 'choices'")
-        self._started = True
-        turn_id, model, created = chunk.get("id"), chunk.get("model"), chunk.get("created")
-        fallback = self._fallback
-        events.append(
-            ev.TurnStarted(
-                turn_id if isinstance(turn_id, str) and turn_id else fallback.turn_id,
-                model if isinstance(model, str) and model else fallback.model,
-                int(created) if isinstance(created, int | float) and 0 < created < 2**53 else fallback.created_at,
-            )
-        )
+        created = chunk.get("created")
+        created_at = int(created) if isinstance(created, int | float) and 0 < created < 2**53 else None
+        self._begin(events, model=chunk.get("model"), turn_id=chunk.get("id"), created_at=created_at)
 
     def _choice(self, wire: Object, events: list[ev.Event]) -> None:
         index = wire.get("index")
@@ -203,7 +176,7 @@ class ChatDecoder:
                 raise BackendProtocolError(f"upstream sent content after the finish reason of choice {number}")
             return
         if not wire.keys() <= _CHOICE_KEYS:
-            for key, value in _unnamed(wire, _CHOICE_KEYS):
+            for key, value in unnamed(wire, _CHOICE_KEYS):
                 events.append(ev.Extension(name=key, payload=raw(value), choice=number))
         if isinstance(delta, dict):
             self._delta(choice, delta, wire.get("logprobs"), events)
@@ -220,15 +193,15 @@ class ChatDecoder:
         if isinstance(thinking, str) and thinking:
             item = self._item(choice, "reasoning", events)
             if not content:
-                tokens = self._tokens(item, tokens, events)
+                tokens = give_tokens(item, tokens, events)
             events.append(ev.ReasoningDelta(item, thinking))
         if not delta.keys() <= _DELTA_KEYS:
-            for key, value in _unnamed(delta, _DELTA_KEYS):
+            for key, value in unnamed(delta, _DELTA_KEYS):
                 events.append(ev.Extension(name=key, payload=raw(value), index=self._any_item(choice, events)))
         refusal = delta.get("refusal")
         if isinstance(content, str) and content:
             item = self._item(choice, "message", events)
-            tokens = self._tokens(item, tokens, events)
+            tokens = give_tokens(item, tokens, events)
             events.append(ev.TextDelta(item, content))
         elif content is not None and not isinstance(content, str):
             raise BackendProtocolError("upstream sent 'content' that is not a string")
@@ -236,7 +209,7 @@ class ChatDecoder:
             tokens = (*tokens, *parts.read_logprobs(logprobs["refusal"]))
         if isinstance(refusal, str) and refusal:
             item = self._item(choice, "message", events)
-            tokens = self._tokens(item, tokens, events)
+            tokens = give_tokens(item, tokens, events)
             events.append(ev.RefusalDelta(item, refusal))
         annotations = delta.get("annotations")
         if isinstance(annotations, list):
@@ -249,14 +222,7 @@ class ChatDecoder:
                     raise BackendProtocolError("upstream sent a tool call that is not an object")
                 tokens = self._call(choice, call, position, tokens, events)
         if tokens:  # of text that has not come yet (half a character), or of none (an end-of-turn token)
-            self._tokens(self._any_item(choice, events), tokens, events)
-
-    def _tokens(self, item: int, tokens: _Tokens, events: list[ev.Event]) -> _Tokens:
-        """Gives the tokens to this item; returns those that are left to give, none."""
-        if tokens:
-            ids = tuple([token.id for token in tokens if token.id is not None])
-            events.append(ev.TokensDelta(item, ids if len(ids) == len(tokens) else (), tokens))
-        return ()
+            give_tokens(self._any_item(choice, events), tokens, events)
 
     def _call(self, choice: _Choice, call: Object, position: int, tokens: _Tokens, events: list[ev.Event]) -> _Tokens:
         """One entry of `tool_calls`; returns the tokens that are left to give.
@@ -291,7 +257,7 @@ class ChatDecoder:
             raise BackendProtocolError(
                 f"upstream sent arguments for tool call {number} after it had gone on to something else"
             )
-        tokens = self._tokens(choice.item, tokens, events)
+        tokens = give_tokens(choice.item, tokens, events)
         arguments = function.get("input" if custom else "arguments")
         if isinstance(arguments, dict):  # Ollama's habit: arguments as an object
             arguments = msgspec.json.encode(arguments).decode()
@@ -321,7 +287,7 @@ class ChatDecoder:
     def _finish(self, choice: _Choice, finish: str, events: list[ev.Event]) -> None:
         reason = parts.FINISH_REASONS.get(finish)
         # The item that was open when the limit was hit is not whole, and its own end says so. A call is if it can be made.
-        cut = reason in _CUT and not (choice.kind == "function_call" and _is_json(choice.arguments))
+        cut = reason in _CUT and not (choice.kind == "function_call" and is_json("".join(choice.arguments)))
         self._close_item(choice, events, "incomplete" if cut else "completed")
         choice.done = True
         if reason is None:
@@ -337,15 +303,7 @@ def _begins_another(choice: _Choice, key: str | None) -> bool:
     """Whether a named entry under the index of the newest call is another call, not a repetition of its name."""
     if key is not None or choice.call_key is not None:
         return key is not None and key != choice.call_key
-    return _is_json(choice.arguments)
-
-
-def _is_json(arguments: list[str]) -> bool:
-    try:
-        msgspec.json.decode("".join(arguments))
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return False
-    return True
+    return is_json("".join(choice.arguments))
 
 
 def _typed_content(content: list[Json]) -> tuple[str, str]:
@@ -364,18 +322,3 @@ def _typed_content(content: list[Json]) -> tuple[str, str]:
                 f"upstream sent a content part of type {kind!r}, which is neither text nor thinking"
             )
     return "".join(thinking), "".join(text)
-
-
-def _unnamed(source: Object, named: frozenset[str]) -> list[tuple[str, Json]]:
-    """Members that no event names, in the order of the wire; null says nothing."""
-    return [(key, value) for key, value in source.items() if key not in named and value is not None]
-
-
-def _decode(data: bytes) -> Object:
-    try:
-        value = cast("Json", msgspec.json.decode(data))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BackendProtocolError(f"upstream sent what is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise BackendProtocolError("upstream sent JSON that is not an object")
-    return value

@@ -4,9 +4,6 @@ The decoder trusts the items more than the deltas: a server may send a text only
 and none of it is lost or said twice. Items of this turn come one after another; what an upstream says of another item meanwhile
 waits for its turn. The upstream's ids and time are never used: state is ours, and so are its names. An item's id that names the
 turn is ours already (a log of ours is read again); a native item gets one under its own prefix, by which servers know its kind.
-
-A fault in a stream that has begun is the stream's last event, TurnFailed, so that what arrived before it in the same read is not
-lost and every split of the bytes gives the same events. Before the turn has begun, a fault raises.
 """
 
 import re
@@ -15,6 +12,7 @@ from typing import ClassVar, cast
 
 import msgspec
 
+from trunkline.dialects.decoding import FrameDecoder, decode_object, give_tokens
 from trunkline.dialects.openai_responses import parts
 from trunkline.dialects.openai_responses.encode_request import encode_request, forward_body
 from trunkline.dialects.openai_responses.read_items import NAME, RawMembers, read_item
@@ -26,7 +24,7 @@ from trunkline.model.errors import BackendError, BackendProtocolError, BackendUn
 from trunkline.model.ids import item_id as own_item_id
 from trunkline.model.items import FunctionCallOutput, Item, OpaqueItem, Status
 from trunkline.model.request import OpaqueTool, Request, Tool
-from trunkline.wire.sse import FrameTooLarge, SseReader
+from trunkline.wire.sse import SseEvent, SseReader
 
 _OWN_KEYS = frozenset(
     {
@@ -117,7 +115,7 @@ class _Open:
         self.said: set[tuple[str, int]] = set()  # kinds and numbers of the parts of which deltas have come
 
 
-class ResponsesDecoder:
+class ResponsesDecoder(FrameDecoder[SseEvent]):
     """Bytes of one answer to events.
 
     A call of a function that is not among `tools` is one the upstream ran by itself. The wire does not say so, and who has to run
@@ -127,12 +125,8 @@ class ResponsesDecoder:
     def __init__(
         self, fallback: ev.TurnStarted, *, streamed: bool, tools: Sequence[Tool | OpaqueTool] | None = None
     ) -> None:
-        self._fallback = fallback
+        super().__init__(fallback, SseReader() if streamed else None)
         self._runnable = _runnable(tools)
-        self._reader = SseReader() if streamed else None
-        self._body: list[bytes] = []
-        self._started = False
-        self.ended = False
         self._open: _Open | None = None
         self._closed: dict[int, int] = {}  # the wire's output index -> ours
         self._waiting: dict[int, list[tuple[str, Object, bytes]]] = {}  # events of other items than the open one
@@ -140,46 +134,11 @@ class ResponsesDecoder:
         self._calls: set[str | None] = set()  # calls for the client that nobody has answered in this turn
         self._ids: dict[str, str] = {}  # the upstream's id of a native item -> ours
 
-    def feed(self, data: bytes) -> list[ev.Event]:
-        if self._reader is None:
-            self._body.append(data)
-            return []
-        try:
-            frames = self._reader.feed(data)
-        except FrameTooLarge as error:
-            raise BackendProtocolError(str(error)) from None
-        events: list[ev.Event] = []
-        try:
-            for frame in frames:
-                if self.ended:
-                    break
-                if frame.data and not frame.data.startswith(b"[DONE]"):
-                    self._frame(_decode(frame.data), frame.data, events)
-        except BackendError as error:
-            self._fail(error, events)
-        return events
-
-    def close(self) -> list[ev.Event]:
-        events: list[ev.Event] = []
-        if self._reader is None:
-            data, self._body = b"".join(self._body), []
-            body = _decode(data)
-            if isinstance(body.get("error"), dict) and body.get("object") != "response":
-                raise read_error(200, body["error"])
-            if body.get("object") != "response" and not isinstance(body.get("output"), list):
-                raise BackendProtocolError("upstream sent JSON that is not a response: it has no 'output'")
-            self._terminal(body, data, events)
-        if not self.ended:
-            raise BackendUnavailable("the upstream ended its answer before its terminal event")
-        return events
-
-    def _fail(self, error: BackendError, events: list[ev.Event]) -> None:
-        if not self._started:
-            raise error
-        self.ended = True
-        events.append(ev.TurnFailed(error.info()))
-
-    def _frame(self, event: Object, data: bytes, events: list[ev.Event]) -> None:
+    def read_frame(self, frame: SseEvent, events: list[ev.Event]) -> None:
+        data = frame.data
+        if not data or data.startswith(b"[DONE]"):
+            return
+        event = decode_object(data)
         kind = event.get("type")
         if not isinstance(kind, str):
             if event.get("error") is not None:
@@ -196,7 +155,7 @@ class ResponsesDecoder:
             self._terminal(response, _member(data, "response"), events)
             return
         if not self._started:
-            self._begin(event, events)
+            self._begin_with(event.get("response"), events)
         wire_index = event.get("output_index")
         if kind in _BEGUN:
             return
@@ -207,6 +166,20 @@ class ResponsesDecoder:
         self._dispatch(kind, event, data, events)
         if kind == "response.output_item.done":
             self._release(events)
+
+    def close(self) -> list[ev.Event]:
+        events: list[ev.Event] = []
+        if self._frames is None:
+            data = self._take_body()
+            body = decode_object(data)
+            if isinstance(body.get("error"), dict) and body.get("object") != "response":
+                raise read_error(200, body["error"])
+            if body.get("object") != "response" and not isinstance(body.get("output"), list):
+                raise BackendProtocolError("upstream sent JSON that is not a response: it has no 'output'")
+            self._terminal(body, data, events)
+        if not self.ended:
+            raise BackendUnavailable("the upstream ended its answer before its terminal event")
+        return events
 
     def _wait(self, wire_index: int, said: tuple[str, Object, bytes]) -> None:
         self._waiting_bytes += len(said[2])
@@ -237,18 +210,8 @@ class ResponsesDecoder:
     def _nothing(self, event: Object, events: list[ev.Event]) -> None:
         """It repeats what the deltas said, and the item will say it once more."""
 
-    def _begin(self, event: Object, events: list[ev.Event]) -> None:
-        if self._started:
-            return
-        self._started = True
-        response = event.get("response")
-        model = response.get("model") if isinstance(response, dict) else None
-        fallback = self._fallback
-        events.append(
-            ev.TurnStarted(
-                fallback.turn_id, model if isinstance(model, str) and model else fallback.model, fallback.created_at
-            )
-        )
+    def _begin_with(self, response: Json, events: list[ev.Event]) -> None:
+        self._begin(events, model=response.get("model") if isinstance(response, dict) else None)
 
     # Deltas
 
@@ -261,9 +224,7 @@ class ResponsesDecoder:
     def _text_delta(self, event: Object, events: list[ev.Event]) -> None:
         item = self._at(event, "message")
         item.said.add(("text", _number(event, "content_index")))
-        if tokens := read_logprobs(event.get("logprobs")):
-            ids = tuple([token.id for token in tokens if token.id is not None])
-            events.append(ev.TokensDelta(item.index, ids if len(ids) == len(tokens) else (), tokens))
+        give_tokens(item.index, read_logprobs(event.get("logprobs")), events)
         if text := _delta(event):
             events.append(ev.TextDelta(item.index, text))
 
@@ -451,9 +412,7 @@ class ResponsesDecoder:
         index, kind = opened.index, part.get("type")
         if ("text", number) not in opened.said:
             text = part.get("refusal" if kind == "refusal" else "text")
-            if tokens := read_logprobs(part.get("logprobs")):
-                ids = tuple([token.id for token in tokens if token.id is not None])
-                events.append(ev.TokensDelta(index, ids if len(ids) == len(tokens) else (), tokens))
+            give_tokens(index, read_logprobs(part.get("logprobs")), events)
             if isinstance(text, str) and text:
                 events.append(ev.RefusalDelta(index, text) if kind == "refusal" else ev.TextDelta(index, text))
         if ("annotation", number) not in opened.said:
@@ -467,7 +426,8 @@ class ResponsesDecoder:
             raise parts.read_failure(response.get("error"))
         if status in ("queued", "in_progress"):
             raise BackendProtocolError(f"upstream ended its answer with status '{status}'")
-        self._begin({"response": response}, events)
+        if not self._started:
+            self._begin_with(response, events)
         if status != "failed":
             self._say_output(response, data, events)
         for key, value in response.items():
@@ -587,13 +547,3 @@ _RAW_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 def _member(data: bytes, key: str) -> bytes:
     return bytes(_RAW_MEMBERS.decode(data)[key])
-
-
-def _decode(data: bytes) -> Object:
-    try:
-        value = cast("Json", msgspec.json.decode(data))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BackendProtocolError(f"upstream sent what is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise BackendProtocolError("upstream sent JSON that is not an object")
-    return value
