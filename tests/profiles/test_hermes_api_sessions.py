@@ -46,6 +46,15 @@ async def agent(turn):
     raise RuntimeError("the line is cut")
 """
 
+DIGS = """
+from trunkline.agent import ToolFinished, ToolStarted
+
+async def agent(turn):
+    yield ToolStarted("call_1", "dig", "[" * 5000 + "]" * 5000)
+    yield ToolFinished("call_1")
+    yield "Done."
+"""
+
 
 async def send(server: Serving, method: str, path: str, **body: Any) -> Reply:
     data = None if method in ("GET", "DELETE") else json.dumps(body).encode()
@@ -324,6 +333,14 @@ async def test_tools_are_seen_in_a_stream_and_kept(keyed: Serving) -> None:
     assert kept[1]["tool_calls"][0]["function"]["name"] == "terminal"
     assert (kept[2]["tool_call_id"], kept[2]["content"]) == ("call_123", '{"content":"hello"}')
     assert len({one["id"] for one in kept}) == 4
+
+
+async def test_arguments_that_nobody_can_read_are_left_out(serve: Serve) -> None:
+    async with serve(BOT, scripts={"bot.py": DIGS}) as server:
+        await made(server, id="s1")
+        by_name = dict(await heard(server, "dig"))
+    assert by_name["tool.started"]["args"] is None
+    assert by_name["assistant.completed"]["content"] == "Done."
 
 
 async def test_an_agents_own_affairs_are_not_seen(keyed: Serving) -> None:

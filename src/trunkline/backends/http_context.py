@@ -15,7 +15,7 @@ import msgspec
 
 from trunkline.backends.upstream import Answer
 from trunkline.dialects.openai_responses.parts import read_usage
-from trunkline.dialects.reading import Json
+from trunkline.dialects.reading import NOT_JSON, Json
 from trunkline.model.errors import BackendError, BackendProtocolError
 from trunkline.ports.backend import Compacted
 
@@ -147,7 +147,7 @@ def _count(*path: str) -> Callable[[bytes], int | None]:
     def read(data: bytes) -> int | None:
         try:
             value: Json = msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NOT_JSON:
             return None
         for name in path:
             value = value.get(name) if isinstance(value, dict) else None
@@ -160,7 +160,7 @@ def _read_compacted(data: bytes) -> Compacted:
     try:
         read = msgspec.json.decode(data, type=_Compaction)
         usage: Json = msgspec.json.decode(read.usage)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         raise BackendProtocolError("the upstream compacted a conversation into what is no list of items") from None
     return Compacted(tuple(read.output), read_usage(usage if isinstance(usage, dict) else {}))
 

@@ -15,6 +15,7 @@ from trunkline.backends.tee import StreamTee, relay_body
 from trunkline.dialects import ollama_chat, openai_chat, openai_responses
 from trunkline.dialects.codec import BackendCodec
 from trunkline.dialects.ollama_chat.listings import NO_DIGEST, read_ps, read_tags
+from trunkline.dialects.reading import NOT_JSON
 from trunkline.model.errors import BackendProtocolError
 from trunkline.ports.backend import ModelFile, ModelInfo, RelayBatch
 
@@ -98,7 +99,7 @@ class _Listing(msgspec.Struct):
 def read_openai_models(body: bytes, where: str) -> Sequence[ModelInfo]:
     try:
         listing = msgspec.json.decode(body, type=_Listing)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         raise BackendProtocolError(f"{where} did not answer GET /models with a model list") from None
     return [
         ModelInfo(
@@ -160,7 +161,7 @@ def is_asleep(body: bytes | None) -> bool:
     """Whether llama.cpp's `/props` say that its model is not in memory. Asking does not wake it."""
     try:
         return body is not None and msgspec.json.decode(body, type=_Props).is_sleeping
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_JSON:
         return False
 
 

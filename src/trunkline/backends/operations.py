@@ -16,7 +16,7 @@ import msgspec
 from trunkline.backends.upstream import Answer, Upstream
 from trunkline.dialects import openai_wire
 from trunkline.dialects.openai_chat.parts import FINISH_REASONS
-from trunkline.dialects.reading import Json
+from trunkline.dialects.reading import NOT_JSON, Json
 from trunkline.model import events as ev
 from trunkline.model.errors import BackendError, BackendProtocolError, BackendRejected, BackendUnavailable
 from trunkline.model.usage import Usage
@@ -129,7 +129,7 @@ class HttpOperations:
                 members = _MEMBERS.decode(body)
             except msgspec.ValidationError:  # a list: some servers rerank so
                 members = {}
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            except NOT_JSON as error:
                 raise BackendProtocolError(f"{self._upstream.name} sent what is not JSON: {error}") from None
             _raise_error(members)
             if _note(members, seen, model=request.model):
@@ -228,7 +228,7 @@ class EventTee:
             return frame
         try:
             members = _MEMBERS.decode(event.data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             raise BackendProtocolError(f"upstream sent an event that is not a JSON object: {error}") from None
         _raise_error(members)
         self._content = True
@@ -288,7 +288,7 @@ def read_usage(source: Json) -> Usage | None:
 def _json(value: msgspec.Raw) -> Json:
     try:
         decoded: Json = msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise BackendProtocolError(f"upstream sent what is not JSON: {error}") from None
     return decoded
 

@@ -9,7 +9,7 @@ from typing import TypeGuard, cast
 
 import msgspec
 
-from trunkline.dialects.reading import Json, Object, raw
+from trunkline.dialects.reading import NOT_JSON, Json, Object, raw
 from trunkline.model.errors import (
     BackendError,
     BackendRateLimited,
@@ -163,7 +163,7 @@ def decode_error(status: int, body: bytes) -> BackendError:
     """A refused request's body, whatever it is. An upstream's 401 or 403 is about our key, not the client's: a 502 here."""
     try:
         source: Json = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return read_error(status, None)
     if isinstance(source, list) and source:  # Gemini's compatible API wraps its error object in an array
         source = source[0]

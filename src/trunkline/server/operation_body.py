@@ -7,7 +7,7 @@ values as they came.
 
 import msgspec
 
-from trunkline.dialects.reading import Json, decode_body, text, unnamed
+from trunkline.dialects.reading import NOT_JSON, Json, decode_body, text, unnamed
 from trunkline.model.errors import InvalidParameter, RequestError, UnsupportedMediaType
 from trunkline.ports.operations import Bytes
 from trunkline.wire.multipart import MalformedForm, boundary_of, parts_of
@@ -54,7 +54,7 @@ def _read_json(body: bytearray) -> OperationBody:
             body.decode()  # values are passed on without being looked at
         members = _MEMBERS.decode(body)
         model: Json = msgspec.json.decode(members.pop("model", _NULL))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         decode_body(bytes(body))  # says what is wrong as everywhere
         raise
     for name in members:

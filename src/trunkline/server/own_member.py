@@ -6,6 +6,7 @@ not know.
 
 import msgspec
 
+from trunkline.dialects.reading import NOT_JSON
 from trunkline.model.errors import InvalidParameter
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -21,7 +22,7 @@ def without_own_member(body: bytes, name: str | None) -> tuple[bytes, bool | Non
         return body, None
     try:
         members = _MEMBERS.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return body, None  # whoever reads it next says what is wrong
     own = members.pop(name, None)
     if own is None:  # the word was in a text

@@ -64,7 +64,7 @@ def read_vectors(body: bytes, *, inputs: int) -> Vectors:
     """OpenAI's answer to so many inputs. Raises BackendProtocolError."""
     try:
         vectors = msgspec.json.decode(body, type=Vectors)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except reading.NOT_JSON:
         raise BackendProtocolError("the upstream did not answer with embeddings") from None
     if len(vectors.data) != inputs:  # nobody could tell which text each is of
         raise BackendProtocolError(f"the upstream answered {inputs} inputs with {len(vectors.data)} embeddings")

@@ -11,7 +11,7 @@ import msgspec
 
 from trunkline.dialects import reading
 from trunkline.dialects.ollama_chat.times import timestamp, unix_seconds
-from trunkline.dialects.reading import Json, Object
+from trunkline.dialects.reading import NOT_JSON, Json, Object
 from trunkline.model.errors import BackendProtocolError
 
 NO_DIGEST = "0" * 64
@@ -180,7 +180,7 @@ def _details(card: ModelCard) -> dict[str, object]:
 def _models(body: bytes, where: str) -> list[Object]:
     try:
         source: Json = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         source = None
     models = source.get("models") if isinstance(source, dict) else None
     entries = [entry for entry in models if isinstance(entry, dict)] if isinstance(models, list) else None

@@ -19,7 +19,7 @@ import msgspec
 
 from trunkline.dialects import reading
 from trunkline.dialects.ollama_chat.media import read_media, write_media
-from trunkline.dialects.reading import Json, Object
+from trunkline.dialects.reading import NOT_JSON, Json, Object
 from trunkline.model.errors import InvalidParameter, UnsupportedParameter
 from trunkline.model.items import (
     AudioPart,
@@ -175,7 +175,7 @@ def write_call(call: FunctionCall, number: int) -> dict[str, object] | None:
     else:
         try:
             arguments = msgspec.json.decode(call.arguments or "{}")
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
+        except NOT_JSON:
             return None
         if not isinstance(arguments, dict):
             return None

@@ -12,7 +12,7 @@ from itertools import islice
 
 import msgspec
 
-from trunkline.dialects.reading import Json, Object
+from trunkline.dialects.reading import NOT_JSON, Json, Object
 from trunkline.model import events as ev
 
 MAX_SHAPED_BYTES = 16_384
@@ -60,7 +60,7 @@ class Shape:
                 break
             try:
                 text = _decode(frame[size:tail])
-            except _NO_STRING:
+            except NOT_JSON:
                 break
             if not text:
                 break
@@ -76,7 +76,7 @@ class Shape:
             return False
         try:
             text = _decode(data[self._size : self._tail])
-        except _NO_STRING:
+        except NOT_JSON:
             return False
         if not text:
             return False
@@ -86,7 +86,6 @@ class Shape:
 
 
 _decode = _STRING.decode
-_NO_STRING = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 def shape_of(data: bytes, chunk: Object, delta: ev.TextDelta | ev.ReasoningDelta) -> Shape | None:

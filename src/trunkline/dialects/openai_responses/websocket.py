@@ -38,7 +38,7 @@ def read_members(data: bytes) -> Members:
     """A frame as a JSON object. Raises RequestError."""
     try:
         return _MEMBERS.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except reading.NOT_JSON:
         reading.decode_body(data)  # says what is wrong
         raise RequestError("Invalid JSON", code="invalid_json") from None
 

@@ -14,6 +14,7 @@ import msgspec
 
 from trunkline.config.profiles import Profile
 from trunkline.dialects.codec import EVENT_STREAM, SurfaceCodec
+from trunkline.dialects.reading import NOT_JSON
 from trunkline.dialects.session_chat.messages import content_of, messages_of
 from trunkline.dialects.session_chat.request import chat_body
 from trunkline.model import events as ev
@@ -177,7 +178,7 @@ class SessionStream:
         item = self._folding.closed_item(index).item
         try:
             return msgspec.json.decode(item.arguments) if isinstance(item, FunctionCall) else None
-        except msgspec.DecodeError:
+        except NOT_JSON:
             return None
 
     def _ended(self) -> bytes:
