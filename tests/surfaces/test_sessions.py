@@ -19,7 +19,6 @@ from tests.fakes.upstream import DONE, FakeUpstream, json_answer, streamed, text
 from tests.responses import Asking, call_output
 from tests.serving import Reply, Serving, eventually, user
 from tests.sockets import HELD, HOLD, HOLDING, Socket, socket
-from trunkline.engine.auxiliary import RULES
 
 SEES = """
 import json
@@ -505,38 +504,6 @@ async def test_a_session_deleted_during_a_turn_stays_deleted(serve: Serve) -> No
         HELD.open("hold")
         assert (await second).status == 200
         assert (await server.get("/v1/sessions/s1")).status == 404
-
-
-# What chat UIs ask for themselves
-
-
-@pytest.mark.parametrize(("beginning", "holds"), RULES)
-async def test_what_a_chat_ui_asks_for_itself_stays_out(serve: Serve, beginning: str, holds: str) -> None:
-    HELD.begin()
-    async with serve(HOLDING, scripts={"bot.py": HOLD}) as server:
-        client = Client(server, headers=S)
-        first = asyncio.create_task(client.post("hold"))
-        await eventually(lambda: HELD.begun == ["hold"])
-        asked = f"{beginning}Generate something.\n{holds}\nUSER: hold\n"
-        title = await client.post(asked)  # does not wait for the turn
-        assert title.status == 200
-        assert title.headers["x-session-id"].startswith("api-")
-        HELD.open("hold")
-        await first
-        assert len(await listed(server, "s1")) == 2
-
-
-async def test_only_the_whole_request_makes_it_one(serve: Serve) -> None:
-    rag = "### Task:\nRespond to the user query using the provided context.\n<context>cats</context>\nWhat?"
-    quoted = "Why does it say '### Task:\nGenerate' and <chat_history>?"
-    title = "### Task:\nGenerate a title.\n<chat_history>\nUSER: hi\n</chat_history>"
-    async with serve(BOT, scripts={"bot.py": SEES}) as server:
-        for text in (rag, quoted):
-            assert (await Client(server, headers=S).post(text)).headers["x-session-id"] == "s1"
-        answered = [*user("hi"), {"role": "assistant", "content": "ho"}, *user(title)]
-        assert (await Client(server, headers=S).post(answered)).headers["x-session-id"] == "s1"
-    async with serve("[sessions]\nskip_auxiliary = false\n" + BOT, scripts={"bot.py": SEES}) as server:
-        assert (await Client(server, headers=S).post(title)).headers["x-session-id"] == "s1"
 
 
 # Resources

@@ -10,10 +10,11 @@ from trunkline.model.items import Message, text_of
 from trunkline.model.request import Request
 
 RULES: tuple[tuple[str, str], ...] = (
-    # Open WebUI: titles, tags, follow-ups, search queries, image prompts, completions of what is being typed. What it adds to a
-    # user's own question for documents it has found begins like these, and has no <chat_history>.
-    # https://github.com/open-webui/open-webui/blob/main/backend/open_webui/config.py
+    # Open WebUI: titles, tags, follow-ups, search queries, image prompts, completions of what is being typed; a long chat made
+    # shorter; what to remember of a turn. https://github.com/open-webui/open-webui/blob/main/backend/open_webui/config.py
     ("### Task:\n", "<chat_history>"),
+    ("### Task:\nSummarize the conversation history that will be compacted out of the active chat context.", ""),
+    ("Review the completed conversation turn and decide whether long-term memory should change.", ""),
     ("Create a concise, 3-5 word ", "<chat_history>"),
     ("Your task is to reflect the speaker's likely facial expression through a fitting emoji.", ""),
     ("You have been provided with a set of responses from various models to the latest user query: ", ""),
@@ -23,6 +24,8 @@ RULES: tuple[tuple[str, str], ...] = (
     ("Write a concise title for this conversation in the detected language.", ""),
 )
 """How the text begins, and what it has in it."""
+ABOUT_DOCUMENTS = "### Task:\nRespond to the user query using the provided context"
+"""So begins what Open WebUI makes of a user's own question when it has found documents, and these may say anything."""
 SUMMARIES = (
     # LibreChat, where a conversation outgrows its context: all but the newest turns, and this behind them.
     # https://github.com/danny-avila/agents/blob/main/src/summarization/node.ts
@@ -48,4 +51,6 @@ def is_auxiliary(request: Request) -> bool:
     if asked is None:
         return False
     text = text_of(asked.content)
+    if text.startswith(ABOUT_DOCUMENTS):
+        return False
     return any(text.startswith(beginning) and holds in text for beginning, holds in RULES)
