@@ -1,6 +1,6 @@
 """The agent of hermes-agent behind every client of the OpenAI API.
 
-    pip install trunkline hermes-agent        # in an environment of their own: hermes-agent pins an older openai
+    pip install /path/to/trunkline hermes-agent        # in an environment of their own: hermes-agent pins an older openai
     trunkline serve examples/hermes/hermes.py:agent
 
 It is in a folder by itself because hermes-agent has modules called `utils` and `tools`, which a neighbour of that name would

@@ -1,6 +1,6 @@
 """The agent of nanobot-ai behind every client of the OpenAI API.
 
-    pip install trunkline nanobot-ai
+    pip install /path/to/trunkline nanobot-ai
     trunkline serve examples/nanobot/nanobot_agent.py:agent
 
 It is configured as nanobot itself is, in ~/.nanobot/config.json, and keeps its conversations where that says.

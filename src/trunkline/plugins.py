@@ -5,6 +5,7 @@ it is configured, and then says what to install.
 """
 
 import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -71,5 +72,7 @@ def _load(plugin: BackendPlugin, *, wanted: str, key: str) -> ModuleType:
         if plugin.extra is None or (error.name or "").startswith("trunkline"):
             raise
         raise ConfigError(
-            f"{wanted} needs a package that is not installed ({error}); install trunkline[{plugin.extra}]", key=key
+            f"{wanted} needs a package that is not installed ({error}); in trunkline's folder: "
+            f'{sys.executable} -m pip install -e ".[{plugin.extra}]"',
+            key=key,
         ) from error

@@ -84,7 +84,7 @@ async def test_a_missing_wheel_says_what_to_install() -> None:
             print(error)
     """)
     assert code == 0
-    assert "install trunkline[embedded]" in stdout
+    assert f'; in trunkline\'s folder: {sys.executable} -m pip install -e ".[embedded]"' in stdout
 
 
 async def test_a_missing_model_says_what_to_do() -> None:

@@ -108,7 +108,7 @@ class Reader:
                 if "rules" in tomllib.loads(block.text):
                     return  # a script: the configuration that names it is checked, and reads it
                 checked = run("check", block.file, cwd=self._folder, environ=self._shell)
-                lacking = "; install trunkline[" in checked.stderr  # an extra that is not installed here
+                lacking = '-m pip install -e ".[' in checked.stderr  # an extra that is not installed here
                 assert checked.returncode == 0 or lacking, checked.stderr
             case language:
                 assert language in NOT_RUN, f"{language or 'an unnamed language'!r} is a language that no test runs"

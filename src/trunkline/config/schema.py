@@ -280,7 +280,7 @@ class CacheSettings(_Table, frozen=True, kw_only=True):
         ttl_s: Seconds for which an answer is kept.
         max_bytes: Memory for all answers together; the least recently used give way.
         semantic: Whether a question that means the same is answered too, not only one of the same words. Needs
-            `trunkline[semantic-cache]`.
+            the extra `semantic-cache` and its model: see the cache's page.
         threshold: How much alike two questions must be, as the cosine of their embeddings; 1 is the same.
         embedding_model: Folder with `model.onnx` and `tokenizer.json`; absent: the ones of requirements/semantic-model.txt.
     """

