@@ -1,6 +1,6 @@
 """What Open WebUI, LibreChat and a page in a browser send, as they send it.
 
-Open WebUI 0.6: backend/open_webui/routers/openai.py, utils/headers.py. LibreChat 0.8: its OpenAI client for custom endpoints.
+Open WebUI 0.12.4: backend/open_webui/routers/openai.py, utils/headers.py, utils/tools.py. LibreChat 0.8: its OpenAI client for custom endpoints.
 """
 
 import json
@@ -46,6 +46,10 @@ OPEN_WEBUI = {
     "x-session-id": "7a0e8f7c-6a53-4c7a-9c53-0c9f2a4f1f5e",
     "x-session-key": "0f4c1b9e-51ee-4f3e-a0f6-6a7f0d2b8d11",
 }
+BUILT_IN = [
+    {"type": "function", "function": {"name": name, "description": "…", "parameters": {"type": "object", "properties": {}}}}
+    for name in ("get_current_timestamp", "ask_user", "search_chats", "view_note", "create_automation")
+]
 LIBRECHAT = {
     **KEY,
     "content-type": "application/json",
@@ -124,6 +128,32 @@ async def test_open_webui_talks_in_its_own_conversation(serve: Serve) -> None:
         session = f"/v1/sessions/{OPEN_WEBUI['x-session-id']}/messages"
         kept = (await server.get(session, headers=KEY)).json()["data"]
         assert [item["role"] for item in kept if item["type"] == "message"] == ["user", "assistant"] * 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_open_webui_brings_tools_of_its_own_to_every_chat(serve: Serve, stream: bool) -> None:
+    """Its built-in tools, for a model that calls them. An agent refuses them unless it is told to answer without."""
+    told = AGENT + 'client_tools = "ignore"\n'
+    body = {"stream": stream, "model": "support", "messages": [{"role": "user", "content": "hello"}], "tools": BUILT_IN}
+    async with serve(AGENT, scripts=SCRIPTS) as server:
+        refused = await post(server, body, OPEN_WEBUI)
+        assert (refused.status, refused.error["param"]) == (400, "tools")
+        assert 'client_tools = "ignore"' in refused.error["message"]
+    async with serve(told, scripts=SCRIPTS) as server:
+        answer = await post(server, body, OPEN_WEBUI)
+        assert (answer.status, answer.headers["x-trunkline-ignored"]) == (200, "tools")
+        assert (said(answer.frames) if stream else answer.json()["choices"][0]["message"]["content"]) == "1 so far"
+        plain = await post(server, {**body, "tools": []}, OPEN_WEBUI)
+        assert (plain.status, plain.headers.get("x-trunkline-ignored")) == (200, None)
+
+
+async def test_an_agent_that_ignores_tools_has_none(serve: Serve) -> None:
+    calls = "from trunkline.agent import FunctionCall\nasync def support(turn):\n    yield FunctionCall('view_note', {})\n"
+    body = {"model": "support", "messages": [{"role": "user", "content": "hello"}], "tools": BUILT_IN}
+    async with serve(AGENT + 'client_tools = "ignore"\n', scripts={"support.py": calls}) as server:
+        answer = await post(server, body, OPEN_WEBUI)
+        assert (answer.status, answer.error["code"]) == (500, "agent_error")
+        assert "does not handle client tools" in answer.error["message"]
 
 
 async def test_open_webui_shows_tools_as_reasoning_where_that_is_set(serve: Serve) -> None:

@@ -158,14 +158,15 @@ class PythonSettings(BackendSettings, frozen=True, kw_only=True, tag="python"):
     Attributes:
         target: `module:attribute` or `path/file.py:attribute`, relative to the configuration file.
         history: What the agent sees of the conversation: all of it, the last message only, or all of it as one text.
-        client_tools: Whether the agent handles tools that the client declares; otherwise they are refused.
+        client_tools: Whether the agent handles tools that the client declares; otherwise they are refused, or, with `ignore`,
+            named in `x-trunkline-ignored` and answered without.
         approval_timeout_s: Seconds a question of the agent (`turn.approve`) waits for an answer; then it is denied.
     """
 
     target: str
     sessions: bool = True
     history: Literal["full", "last", "flatten"] = "full"
-    client_tools: bool = False
+    client_tools: bool | Literal["ignore"] = False
     approval_timeout_s: Positive = 300.0
 
 

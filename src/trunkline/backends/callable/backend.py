@@ -41,7 +41,10 @@ LOST_AFTER_S = 10.0
 _log = logging.getLogger("trunkline.agent")
 
 Found = TypeVar("Found")
-_TOOLS = "an agent that wants its clients' tools has to be configured with client_tools = true"
+_TOOLS = (
+    "an agent that wants its clients' tools has to be configured with client_tools = true, one that can do without with "
+    'client_tools = "ignore"'
+)
 _REMEDIES = {"tools": _TOOLS, "tool_choice": _TOOLS}
 
 
@@ -67,7 +70,8 @@ class PythonBackend:
         self._stop_within_s = stop_within_s
         self._lost_after_s = lost_after_s
         self._base_dir = setup.base_dir
-        self._ignores_tools = setup.ignores_tools
+        self._handles_tools = settings.client_tools is True
+        self._ignores_tools = setup.ignores_tools or settings.client_tools == "ignore"
         self._key = f"backends.{setup.name}.target"
         self._given = agent
         self._form: Form | None = None
@@ -82,7 +86,7 @@ class PythonBackend:
     def capabilities(self) -> Capabilities:
         tools = frozenset({"tools", "tool_choice"})
         return Capabilities(
-            parameters=tools if self._settings.client_tools else frozenset(),
+            parameters=tools if self._handles_tools else frozenset(),
             hints=SAMPLING_HINTS | tools if self._ignores_tools else SAMPLING_HINTS,
             remedies=_REMEDIES,
             parts=EVERY_PART if self._form is None else self._form.parts,
@@ -138,8 +142,8 @@ class PythonBackend:
 
     def _run(self, form: Form, request: Request, context: Context) -> Run:
         settings, channel = self._settings, Channel(clock=context.clock)
-        turn = turn_for(request, context, history=settings.history, client_tools=settings.client_tools)
-        callable_tools = frozenset([tool.name for tool in turn.tools]) if settings.client_tools else None
+        turn = turn_for(request, context, history=settings.history, client_tools=self._handles_tools)
+        callable_tools = frozenset([tool.name for tool in turn.tools]) if self._handles_tools else None
         answer = Answer(context, callable_tools=callable_tools)
         questions = Questions(context=context, channel=channel, answer=answer, timeout_s=settings.approval_timeout_s)
         return Run(
