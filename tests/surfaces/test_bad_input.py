@@ -187,6 +187,12 @@ async def test_a_name_in_another_case_is_not_passed_on_to_servers_that_would_tak
     assert f"did you mean '{name.lower()}'" in (said if isinstance(said, str) else said["message"])
 
 
+async def test_no_more_are_those_that_change_ollamas_answer(echo: Serving) -> None:
+    reply = await echo.request("POST", "/api/generate", b'{"model": "scripted", "prompt": "a", "Raw": true}')
+    assert reply.status == 400
+    assert "did you mean 'raw'" in reply.json()["error"]
+
+
 async def test_missing_messages_is_a_missing_parameter(echo: Serving) -> None:
     reply = await echo.post_raw(b'{"model":"scripted"}')
     assert reply.error["param"] == "messages"

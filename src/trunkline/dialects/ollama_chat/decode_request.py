@@ -10,57 +10,39 @@ Numbers that stand for "as you like" (`seed: -1`, `num_predict` below 1) ask not
 """
 
 import re
-from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 
 from trunkline.dialects import reading
+from trunkline.dialects.draft import Draft, Reader, switch
 from trunkline.dialects.ollama_chat.encode_request import OPTION
 from trunkline.dialects.ollama_chat.media import read_media
 from trunkline.dialects.ollama_chat.messages import read_messages
-from trunkline.dialects.reading import Json, Object
+from trunkline.dialects.reading import Json
 from trunkline.model.errors import InvalidParameter
 from trunkline.model.items import Message, TextPart
 from trunkline.model.request import JsonSchema, Request, Tool
 
 EFFORTS = ("low", "medium", "high", "max")
 MAX_TOP_LOGPROBS = 20
-_CHANGES_THE_ANSWER = frozenset({"_debug_render_only", "context", "raw", "suffix", "template"})
 _DURATION = re.compile(r"[+-]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+)")  # as Go's time.ParseDuration
-
-
-class Draft:
-    """The request under construction: Request fields, what was asked for, and what nothing names."""
-
-    def __init__(self) -> None:
-        self.fields: dict[str, object] = {"stream": True}  # absent means streamed
-        self.asked: dict[str, str] = {}
-        self.extra: dict[str, msgspec.Raw] = {}
-
-    def ask(self, field: str, value: object, wire: str) -> None:
-        self.fields[field] = value
-        self.asked[field] = wire
-
-
-Reader = Callable[[Draft, Json], None]
 
 
 def decode_chat_request(body: bytes) -> Request:
     """Raises RequestError; `param` is the path of what is wrong."""
-    source = reading.decode_body(body)
-    draft = Draft()
-    messages = source.get("messages")
+    draft = Draft(body)
+    messages = draft.source.get("messages")
     if messages is not None:
         read = read_messages(reading.array(messages, "messages"))
         draft.fields["items"], draft.fields["places"] = read
-    return _read(draft, source, {"messages"})
+    return _read(draft, {"messages"})
 
 
 def decode_generate_request(body: bytes) -> Request:
     """A prompt as the one user message, `system` as the instructions. Raises RequestError; `param` is the path of what is wrong."""
-    source = reading.decode_body(body)
-    draft = Draft()
+    draft = Draft(body)
+    source = draft.source
     prompt, images = source.get("prompt"), source.get("images")
     text = "" if prompt is None else reading.text(prompt, "prompt")
     media = () if images is None else read_media(images, "images")
@@ -71,7 +53,7 @@ def decode_generate_request(body: bytes) -> Request:
     system = source.get("system")
     if system is not None and reading.text(system, "system"):
         draft.fields["instructions"] = system
-    return _read(draft, source, {"prompt", "images", "system"})
+    return _read(draft, {"prompt", "images", "system"})
 
 
 def asks_to_load(request: Request) -> Literal["load", "unload"] | None:
@@ -84,48 +66,42 @@ def asks_to_load(request: Request) -> Literal["load", "unload"] | None:
     return "unload" if keep_alive == 0 and keep_alive is not None else "load"
 
 
-def _read(draft: Draft, source: Object, done: set[str]) -> Request:
-    model = source.get("model")
-    draft.fields["model"] = None if model is None else reading.text(model, "model") or None
+def _read(draft: Draft, done: set[str]) -> Request:
+    draft.fields["model"] = draft.read_model() or None
     draft.fields.setdefault("items", ())
-    for key, value in source.items():
-        if value is None or key == "model" or key in done:
-            continue
-        reader = READERS.get(key)
-        if reader is not None:
-            reader(draft, value)
-        elif key in _CHANGES_THE_ANSWER:
-            if value not in ("", False) and value != []:
-                draft.extra[key] = reading.raw(value)
-                draft.asked[key] = key
-        else:
-            draft.extra[key] = reading.unnamed(key, value, _NAMED)
+    draft.fields["stream"] = True  # absent means streamed
+    draft.read(READERS, apart={"model", *done}, named=_NAMED)
     if not draft.fields.get("logprobs"):  # as Ollama: of no meaning without it
         draft.fields.pop("top_logprobs", None)
         draft.asked.pop("top_logprobs", None)
-    return Request(**draft.fields, asked=draft.asked, extra=draft.extra)  # type: ignore[arg-type]  # each reader typed its field
+    return draft.request()
 
 
-def _stream(draft: Draft, value: Json) -> None:
-    draft.fields["stream"] = reading.lenient_boolean(value, "stream")
+def _changes_the_answer(key: str) -> Reader:
+    def read(draft: Draft, value: Json) -> None:
+        if value not in ("", False) and value != []:
+            draft.extra[key] = reading.raw(value)
+            draft.ask(key)
+
+    return read
 
 
 def _format(draft: Draft, value: Json) -> None:
     if value == "":
         return
     if value == "json":
-        draft.ask("response_format", "json_object", "format")
+        draft.put("response_format", "json_object", "format")
     elif isinstance(value, dict):
-        draft.ask("response_format", JsonSchema(name="answer", schema=reading.raw(value)), "format")
+        draft.put("response_format", JsonSchema(name="answer", schema=reading.raw(value)), "format")
     else:
         raise InvalidParameter("Invalid 'format': expected \"json\" or a JSON schema (an object).", param="format")
 
 
 def _think(draft: Draft, value: Json) -> None:
     if isinstance(value, bool):
-        draft.ask("reasoning_effort", "medium" if value else "none", "think")
+        draft.put("reasoning_effort", "medium" if value else "none", "think")
     elif isinstance(value, str):
-        draft.ask("reasoning_effort", reading.one_of(value, "think", EFFORTS), "think")
+        draft.put("reasoning_effort", reading.one_of(value, "think", EFFORTS), "think")
     else:
         reading.wrong_type("think", "a boolean or a level", value)
 
@@ -144,19 +120,19 @@ def _keep_alive(draft: Draft, value: Json) -> None:
 
 def _logprobs(draft: Draft, value: Json) -> None:
     if reading.boolean(value, "logprobs"):
-        draft.ask("logprobs", True, "logprobs")
+        draft.put("logprobs", True, "logprobs")
 
 
 def _top_logprobs(draft: Draft, value: Json) -> None:
     count = reading.integer(value, "top_logprobs", low=0, high=MAX_TOP_LOGPROBS)
     if count:
-        draft.ask("top_logprobs", count, "top_logprobs")
+        draft.put("top_logprobs", count, "top_logprobs")
 
 
 def _tools(draft: Draft, value: Json) -> None:
     tools = tuple([_tool(one, f"tools[{position}]") for position, one in enumerate(reading.array(value, "tools"))])
     if tools:
-        draft.ask("tools", tools, "tools")
+        draft.put("tools", tools, "tools")
 
 
 def _tool(value: Json, path: str) -> Tool:
@@ -181,29 +157,30 @@ def _options(draft: Draft, value: Json) -> None:
             case _ if option is None:
                 continue
             case "temperature" | "top_p" | "presence_penalty" | "frequency_penalty":
-                draft.ask(key, reading.number(option, path), path)
+                draft.put(key, reading.number(option, path), path)
             case "seed":
                 seed = reading.integer(option, path)
                 if seed != -1:
-                    draft.ask("seed", seed, path)
+                    draft.put("seed", seed, path)
             case "num_predict":
                 count = reading.integer(option, path)
                 if count > 0:
-                    draft.ask("max_output_tokens", count, path)
+                    draft.put("max_output_tokens", count, path)
             case "stop":
                 stops = tuple([reading.text(one, f"{path}[{n}]") for n, one in enumerate(reading.array(option, path))])
                 if any(stops):
-                    draft.ask("stop", tuple([stop for stop in stops if stop]), path)
+                    draft.put("stop", tuple([stop for stop in stops if stop]), path)
             case _:
                 draft.extra[path] = reading.raw(option)
 
 
 READERS: dict[str, Reader] = {
+    **{key: _changes_the_answer(key) for key in ("_debug_render_only", "context", "raw", "suffix", "template")},
     "format": _format,
     "keep_alive": _keep_alive,
     "logprobs": _logprobs,
     "options": _options,
-    "stream": _stream,
+    "stream": switch("stream"),
     "think": _think,
     "tools": _tools,
     "top_logprobs": _top_logprobs,

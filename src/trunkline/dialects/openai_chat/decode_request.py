@@ -1,14 +1,21 @@
 """A client's chat completion request, read and checked.
 
-Top-level parameters are a table: the key, and the function that reads it into the request under construction. A key outside the
-table is kept in `extra`; a key in OPAQUE is one the API defines but only a backend of this dialect can honour.
+READERS and OPAQUE are the API's parameters, beside the messages and the model.
 """
-
-from collections.abc import Callable
 
 import msgspec
 
 from trunkline.dialects import reading
+from trunkline.dialects.draft import (
+    Draft,
+    Reader,
+    chosen_tool_not_found,
+    integer,
+    number,
+    parallel_tool_calls,
+    switch,
+    text,
+)
 from trunkline.dialects.openai_chat.messages import read_messages
 from trunkline.dialects.reading import Json, Object
 from trunkline.model.errors import InvalidParameter
@@ -31,47 +38,22 @@ MAX_CHOICES = 128
 MAX_STOPS = 64
 
 
-class Draft:
-    """The request under construction: Request fields, what was asked for, and what nothing names."""
-
-    def __init__(self) -> None:
-        self.fields: dict[str, object] = {}
-        self.asked: dict[str, str] = {}
-        self.extra: dict[str, msgspec.Raw] = {}
-
-    def ask(self, canonical: str, wire: str | None = None) -> None:
-        self.asked[canonical] = wire or canonical
-
-
-Reader = Callable[[Draft, Json], None]
-
-
 def decode_request(body: bytes) -> Request:
     """Reads and checks a body. Raises RequestError; `param` is the path of what is wrong."""
-    source = reading.decode_body(body)
-    draft = Draft()
-    fields = draft.fields
-    model = source.get("model")
-    fields["model"] = None if model is None else reading.text(model, "model")
-    if "messages" not in source or source["messages"] is None:
+    draft = Draft(body)
+    fields, messages = draft.fields, draft.source.get("messages")
+    fields["model"] = draft.read_model()
+    if messages is None:
         reading.missing("messages")
-    fields["items"], fields["places"] = read_messages(reading.array(source["messages"], "messages"))
-    for key, value in source.items():
-        if value is None or key in {"messages", "model"}:
-            continue
-        reader = READERS.get(key)
-        if reader is not None:
-            reader(draft, value)
-        else:
-            draft.extra[key] = reading.unnamed(key, value, _NAMED)
-            if key in OPAQUE:
-                draft.ask(key)
-    _check_together(draft, source)
-    return Request(**fields, asked=draft.asked, extra=draft.extra)  # type: ignore[arg-type]  # each reader typed its field
+    fields["items"], fields["places"] = read_messages(reading.array(messages, "messages"))
+    draft.read(READERS, apart=_APART, named=_NAMED, opaque=OPAQUE)
+    _check_together(draft)
+    return draft.request()
 
 
-def _check_together(draft: Draft, source: Object) -> None:
+def _check_together(draft: Draft) -> None:
     """Rules between parameters."""
+    source = draft.source
     if (
         source.get("max_tokens") is not None
         and source.get("max_completion_tokens") is not None
@@ -82,14 +64,7 @@ def _check_together(draft: Draft, source: Object) -> None:
         )
     if source.get("top_logprobs") is not None and not draft.fields.get("logprobs"):
         raise InvalidParameter("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
-    if "tools" not in draft.fields:
-        choice = draft.fields.get("tool_choice")
-        if choice not in (None, "none", "auto"):
-            raise InvalidParameter("'tool_choice' is only allowed when 'tools' are specified.", param="tool_choice")
-        draft.asked.pop("parallel_tool_calls", None)
-    elif draft.fields.get("tool_choice") == "none":
-        draft.asked.pop("tools", None)
-    else:
+    if draft.check_tools():
         _check_named(draft)
 
 
@@ -98,39 +73,7 @@ def _check_named(draft: Draft) -> None:
     tools = draft.fields["tools"]
     assert isinstance(tools, tuple)
     if isinstance(choice, NamedTool) and all(not isinstance(tool, Tool) or tool.name != choice.name for tool in tools):
-        raise InvalidParameter(
-            f"Tool choice '{reading.shorten(choice.name)}' not found in 'tools' parameter.", param="tool_choice"
-        )
-
-
-def _number(name: str, *, low: float | None = None, high: float | None = None) -> Reader:
-    def read(draft: Draft, value: Json) -> None:
-        draft.fields[name] = reading.number(value, name, low=low, high=high)
-        draft.asked[name] = name
-
-    return read
-
-
-def _text(name: str, *, asks: bool = True) -> Reader:
-    def read(draft: Draft, value: Json) -> None:
-        draft.fields[name] = reading.text(value, name)
-        if asks:
-            draft.ask(name)
-
-    return read
-
-
-def _max_tokens(wire: str) -> Reader:
-    def read(draft: Draft, value: Json) -> None:
-        draft.fields["max_output_tokens"] = reading.integer(value, wire, low=1)
-        draft.asked["max_output_tokens"] = wire
-
-    return read
-
-
-def _seed(draft: Draft, value: Json) -> None:
-    draft.fields["seed"] = reading.integer(value, "seed")
-    draft.ask("seed")
+        chosen_tool_not_found(choice.name)
 
 
 def _n(draft: Draft, value: Json) -> None:
@@ -138,10 +81,6 @@ def _n(draft: Draft, value: Json) -> None:
     draft.fields["n"] = n
     if n > 1:
         draft.ask("n")
-
-
-def _stream(draft: Draft, value: Json) -> None:
-    draft.fields["stream"] = reading.lenient_boolean(value, "stream")
 
 
 def _stream_options(draft: Draft, value: Json) -> None:
@@ -288,12 +227,6 @@ def _allowed_names(source: Object, path: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _parallel_tool_calls(draft: Draft, value: Json) -> None:
-    draft.fields["parallel_tool_calls"] = reading.boolean(value, "parallel_tool_calls")
-    if value is False:
-        draft.ask("parallel_tool_calls")
-
-
 def _response_format(draft: Draft, value: Json) -> None:
     path = "response_format"
     source = reading.mapping(value, path)
@@ -345,32 +278,33 @@ def _modalities(draft: Draft, value: Json) -> None:
 
 
 READERS: dict[str, Reader] = {
-    "frequency_penalty": _number("frequency_penalty", low=-2, high=2),
+    "frequency_penalty": number("frequency_penalty", low=-2, high=2),
     "logit_bias": _logit_bias,
     "logprobs": _logprobs,
-    "max_completion_tokens": _max_tokens("max_completion_tokens"),
-    "max_tokens": _max_tokens("max_tokens"),
+    "max_completion_tokens": integer("max_completion_tokens", low=1, field="max_output_tokens"),
+    "max_tokens": integer("max_tokens", low=1, field="max_output_tokens"),
     "metadata": _metadata,
     "modalities": _modalities,
     "n": _n,
-    "parallel_tool_calls": _parallel_tool_calls,
-    "presence_penalty": _number("presence_penalty", low=-2, high=2),
-    "prompt_cache_key": _text("prompt_cache_key", asks=False),
-    "reasoning_effort": _text("reasoning_effort"),
+    "parallel_tool_calls": parallel_tool_calls,
+    "presence_penalty": number("presence_penalty", low=-2, high=2),
+    "prompt_cache_key": text("prompt_cache_key"),
+    "reasoning_effort": text("reasoning_effort", asks=True),
     "response_format": _response_format,
-    "safety_identifier": _text("safety_identifier", asks=False),
-    "seed": _seed,
+    "safety_identifier": text("safety_identifier"),
+    "seed": integer("seed"),
     "service_tier": _service_tier,
     "stop": _stop,
     "store": _store,
-    "stream": _stream,
+    "stream": switch("stream"),
     "stream_options": _stream_options,
-    "temperature": _number("temperature", low=0),
+    "temperature": number("temperature", low=0),
     "tool_choice": _tool_choice,
     "tools": _tools,
     "top_logprobs": _top_logprobs,
-    "top_p": _number("top_p", low=0, high=1),
-    "user": _text("user", asks=False),
-    "verbosity": _text("verbosity"),
+    "top_p": number("top_p", low=0, high=1),
+    "user": text("user"),
+    "verbosity": text("verbosity", asks=True),
 }
-_NAMED = READERS.keys() | {"model", "messages"}
+_APART = frozenset({"messages", "model"})
+_NAMED = READERS.keys() | _APART

@@ -1,15 +1,24 @@
 """A client's response request, read and checked.
 
-Top-level parameters are a table: the key, and the function that reads it into the request under construction. A key outside the
-table is kept in `extra`; a key in OPAQUE is one the API defines but only a backend of this dialect can honour. What concerns the
-state (`store`, `background`, chaining, `truncation`) asks nothing of a backend: trunkline does it.
+READERS and OPAQUE are the API's parameters, beside the input and the model. What concerns the state (`store`, `background`,
+chaining, `truncation`) asks nothing of a backend: trunkline does it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from trunkline.dialects import reading
+from trunkline.dialects.draft import (
+    Draft,
+    Reader,
+    chosen_tool_not_found,
+    integer,
+    number,
+    parallel_tool_calls,
+    switch,
+    text,
+)
 from trunkline.dialects.openai_responses.read_items import NAME, Kept, RawMembers, empty_array, read_input
 from trunkline.dialects.openai_responses.response import SERVICE_TIERS
 from trunkline.dialects.reading import Json, Object
@@ -61,29 +70,11 @@ _TOOL_NAMED = {
 }
 
 
-class Draft:
-    """The request under construction: Request fields, what was asked for, and what nothing names."""
-
-    def __init__(self, body: bytes) -> None:
-        self.body = body
-        self.fields: dict[str, object] = {}
-        self.asked: dict[str, str] = {}
-        self.extra: dict[str, msgspec.Raw] = {}
-
-    def ask(self, canonical: str, wire: str | None = None) -> None:
-        self.asked[canonical] = wire or canonical
-
-
-Reader = Callable[[Draft, Json], None]
-
-
 def decode_request(body: bytes, *, needs_input: bool = True) -> Request:
     """Reads and checks a body. Raises RequestError; `param` is the path of what is wrong."""
-    source = reading.decode_body(body)
     draft = Draft(body)
-    fields = draft.fields
-    model = source.get("model")
-    fields["model"] = None if model is None else reading.text(model, "model")
+    fields, source = draft.fields, draft.source
+    fields["model"] = draft.read_model()
     given = source.get("input")
     if given is not None and (needs_input or given != []):
         fields["items"], fields["places"] = read_input(given, RawMembers(body, "input"))
@@ -91,18 +82,9 @@ def decode_request(body: bytes, *, needs_input: bool = True) -> Request:
         reading.missing("input", instead_of="messages" if "messages" in source else None)
     else:
         fields["items"] = ()
-    for key, value in source.items():
-        reader = READERS.get(key)
-        if value is None:
-            continue
-        if reader is not None:
-            reader(draft, value)
-        elif key not in ("model", "input"):
-            draft.extra[key] = reading.unnamed(key, value, _NAMED)
-            if key in OPAQUE:
-                draft.ask(key)
+    draft.read(READERS, apart=_APART, named=_NAMED, opaque=OPAQUE)
     _check_together(draft)
-    return Request(**fields, asked=draft.asked, extra=draft.extra)  # type: ignore[arg-type]  # each reader typed its field
+    return draft.request()
 
 
 def _check_together(draft: Draft) -> None:
@@ -114,24 +96,19 @@ def _check_together(draft: Draft) -> None:
         )
     if fields.get("background") and fields.get("store") is False:
         raise InvalidParameter("'background' needs 'store': true.", param="background")
-    _check_tools(draft)
+    if draft.check_tools():
+        _check_choice(draft)
 
 
-def _check_tools(draft: Draft) -> None:
-    choice, tools = draft.fields.get("tool_choice"), draft.fields.get("tools", ())
+def _check_choice(draft: Draft) -> None:
+    choice, tools = draft.fields.get("tool_choice"), draft.fields["tools"]
     assert isinstance(tools, tuple)
-    if not tools:
-        if choice not in (None, "none", "auto"):
-            raise InvalidParameter("'tool_choice' is only allowed when 'tools' are specified.", param="tool_choice")
-        draft.asked.pop("parallel_tool_calls", None)
-    elif choice == "none":
-        draft.asked.pop("tools", None)
-    elif isinstance(choice, NamedTool):
+    if isinstance(choice, NamedTool):
         _check_named([choice.name], tools, kind=choice.kind)
     elif isinstance(choice, AllowedTools):
         _check_named(choice.names, tools)
     elif isinstance(choice, OpaqueToolChoice) and not any(isinstance(tool, OpaqueTool) for tool in tools):
-        _not_found(choice.wire_type)
+        chosen_tool_not_found(choice.wire_type)
 
 
 def _check_named(names: Sequence[str], tools: Sequence[Tool | OpaqueTool], *, kind: str | None = None) -> None:
@@ -140,43 +117,7 @@ def _check_named(names: Sequence[str], tools: Sequence[Tool | OpaqueTool], *, ki
         known = {tool.name for tool in tools if isinstance(tool, Tool) and kind in (None, tool.kind)}
         for name in names:
             if name not in known:
-                _not_found(name)
-
-
-def _not_found(name: str) -> None:
-    raise InvalidParameter(
-        f"Tool choice '{reading.shorten(name)}' not found in 'tools' parameter.", param="tool_choice"
-    )
-
-
-def _number(name: str, *, low: float | None = None, high: float | None = None) -> Reader:
-    def read(draft: Draft, value: Json) -> None:
-        draft.fields[name] = reading.number(value, name, low=low, high=high)
-        draft.ask(name)
-
-    return read
-
-
-def _integer(name: str, *, low: int | None = None) -> Reader:
-    def read(draft: Draft, value: Json) -> None:
-        draft.fields[name] = reading.integer(value, name, low=low)
-        draft.ask(name)
-
-    return read
-
-
-def _text(name: str) -> Reader:
-    def read(draft: Draft, value: Json) -> None:
-        draft.fields[name] = reading.text(value, name)
-
-    return read
-
-
-def _switch(name: str) -> Reader:
-    def read(draft: Draft, value: Json) -> None:
-        draft.fields[name] = reading.lenient_boolean(value, name)
-
-    return read
+                chosen_tool_not_found(name)
 
 
 def _conversation(draft: Draft, value: Json) -> None:
@@ -350,12 +291,6 @@ def _allowed_names(source: Object, path: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _parallel_tool_calls(draft: Draft, value: Json) -> None:
-    draft.fields["parallel_tool_calls"] = reading.boolean(value, "parallel_tool_calls")
-    if value is False:
-        draft.ask("parallel_tool_calls")
-
-
 def _metadata(draft: Draft, value: Json) -> None:
     draft.fields["metadata"] = reading.metadata(value)
 
@@ -383,29 +318,30 @@ def _stream_options(draft: Draft, value: Json) -> None:
 
 
 READERS: dict[str, Reader] = {
-    "background": _switch("background"),
+    "background": switch("background"),
     "conversation": _conversation,
     "include": _include,
-    "instructions": _text("instructions"),
-    "max_output_tokens": _integer("max_output_tokens", low=1),
-    "max_tool_calls": _integer("max_tool_calls", low=1),
+    "instructions": text("instructions"),
+    "max_output_tokens": integer("max_output_tokens", low=1),
+    "max_tool_calls": integer("max_tool_calls", low=1),
     "metadata": _metadata,
-    "parallel_tool_calls": _parallel_tool_calls,
-    "previous_response_id": _text("previous_response_id"),
-    "prompt_cache_key": _text("prompt_cache_key"),
+    "parallel_tool_calls": parallel_tool_calls,
+    "previous_response_id": text("previous_response_id"),
+    "prompt_cache_key": text("prompt_cache_key"),
     "reasoning": _reasoning,
-    "safety_identifier": _text("safety_identifier"),
+    "safety_identifier": text("safety_identifier"),
     "service_tier": _service_tier,
-    "store": _switch("store"),
-    "stream": _switch("stream"),
+    "store": switch("store"),
+    "stream": switch("stream"),
     "stream_options": _stream_options,
-    "temperature": _number("temperature", low=0),
+    "temperature": number("temperature", low=0),
     "text": _text_config,
     "tool_choice": _tool_choice,
     "tools": _tools,
     "top_logprobs": _top_logprobs,
-    "top_p": _number("top_p", low=0, high=1),
+    "top_p": number("top_p", low=0, high=1),
     "truncation": _truncation,
-    "user": _text("user"),
+    "user": text("user"),
 }
-_NAMED = READERS.keys() | {"model", "input"}
+_APART = frozenset({"input", "model"})
+_NAMED = READERS.keys() | _APART
