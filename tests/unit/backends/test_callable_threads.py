@@ -1,5 +1,7 @@
 """The thread pool of synchronous agents."""
 
+import os
+import sys
 import threading
 import weakref
 
@@ -18,6 +20,17 @@ def test_a_thread_serves_one_job_after_another() -> None:
     assert len(seen) == 3
     assert len(set(seen)) == 1
     assert workers.close() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such policy")
+def test_an_agents_thread_interrupts_nobody_when_it_wakes_up() -> None:
+    workers = WorkerThreads(size=1, name="t")
+    policies: list[int] = []
+    before = os.sched_getscheduler(0)
+    workers.submit(lambda: policies.append(os.sched_getscheduler(0))).done.wait()
+    workers.close()
+    assert policies == [os.SCHED_BATCH]
+    assert os.sched_getscheduler(0) == before  # the loop's own thread
 
 
 def test_no_more_threads_than_its_size_work_at_once() -> None:

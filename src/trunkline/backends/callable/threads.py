@@ -8,8 +8,11 @@ abandoned threads keeps a broken agent from filling the process with them: beyon
 why.
 """
 
+import contextlib
 import contextvars
 import logging
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -109,6 +112,7 @@ class WorkerThreads:
         threading.Thread(target=self._work, name=f"agent-{self._name}", daemon=True).start()
 
     def _work(self) -> None:
+        _give_way()
         while self._work_once():
             pass
 
@@ -146,3 +150,15 @@ class WorkerThreads:
                 return False
             self._threads += 1
             return True
+
+
+def _give_way() -> None:
+    """Has this thread wait for its turn when it wakes up, where Linux would have it interrupt who runs on its core.
+
+    That is often the loop, which holds the interpreter's lock: the thread would stop it only to wait for it. Its share of
+    the processor stays the same. Threads and processes that the agent starts from here inherit this.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a sandbox may forbid it
+            if os.sched_getscheduler(0) == os.SCHED_OTHER:
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
