@@ -5,12 +5,14 @@ one's output. To a chat model a message that calls is followed by one output for
 So calls that are open at the same time become one group: what was said in between, then the calls, then their outputs.
 
 Ids of calls are used again from turn to turn, so an output belongs to the oldest call of its id that has none yet. One without a
-call is left out: no model takes it.
+call is left out, unless somebody else is to judge it.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeVar
+
+from trunkline.model.items import FunctionCall, FunctionCallOutput, Item, Message, Reasoning
 
 Kind = Literal["call", "output", "said", "asked"]
 """`said`: by whoever calls. `asked`: by somebody else, whose turn it then is, open calls or not."""
@@ -18,20 +20,36 @@ Kind = Literal["call", "output", "said", "asked"]
 Entry = TypeVar("Entry")
 
 
+def place(item: Item) -> tuple[Kind, str]:
+    """What an item is, and the id of its call."""
+    match item:
+        case FunctionCall(call_id=call_id):
+            return "call", call_id
+        case FunctionCallOutput(call_id=call_id):
+            return "output", call_id
+        case Message(role="assistant") | Reasoning():
+            return "said", ""
+        case _:
+            return "asked", ""
+
+
 def tools_in_order(
     entries: Sequence[Entry],
     read: Callable[[Entry], tuple[Kind, str]],
     *,
     unfinished: Callable[[Entry], Entry] | None = None,
+    strays: bool = False,
 ) -> list[Entry]:
     """The entries in that order.
 
     Args:
         read: what an entry is, and the id of its call.
         unfinished: makes the output of a call that has none; without it such a call stays without.
+        strays: whether an output without a call stays where it is.
     """
     places = [read(entry) for entry in entries]
     output_of = dict(_pairs(places))
+    outputs = set(output_of.values())
     ordered: list[Entry] = []
     calls: list[int] = []
     open_outputs: set[int] = set()
@@ -50,11 +68,11 @@ def tools_in_order(
                 calls.append(index)
                 if index in output_of:
                     open_outputs.add(output_of[index])
-            case "output":
+            case "output" if index in outputs or not strays:
                 open_outputs.discard(index)
             case "said":
                 ordered.append(entries[index])
-            case "asked":
+            case "asked" | "output":
                 close()
                 ordered.append(entries[index])
         if not open_outputs:

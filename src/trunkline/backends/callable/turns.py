@@ -21,7 +21,7 @@ from trunkline.model.items import (
 )
 from trunkline.model.request import AllowedTools, NamedTool, OpaqueToolChoice, Request
 from trunkline.model.request import Tool as RequestTool
-from trunkline.model.tool_order import Kind, tools_in_order
+from trunkline.model.tool_order import place, tools_in_order
 from trunkline.ports.backend import SAMPLING_HINTS, Context
 
 History = Literal["full", "last", "flatten"]
@@ -42,7 +42,7 @@ def turn_for(request: Request, context: Context, *, history: History, client_too
         if isinstance(item, Message) and item.role in ("system", "developer")
     ]
     items: Sequence[Item] = request.items if history != "last" else request.items[last:]
-    ordered = tools_in_order(items, _place, unfinished=_unfinished)
+    ordered = tools_in_order(items, place, unfinished=_unfinished)
     last = _last_user(ordered)
     before, since = chat_messages(ordered[:last]), chat_messages(ordered[last:])
     text = text_of(asked.content, separator="\n")
@@ -96,18 +96,6 @@ def chat_messages(items: Sequence[Item]) -> list[ChatMessage]:
             case _:
                 pass
     return messages
-
-
-def _place(item: Item) -> tuple[Kind, str]:
-    match item:
-        case FunctionCall(call_id=call_id):
-            return "call", call_id
-        case FunctionCallOutput(call_id=call_id):
-            return "output", call_id
-        case Message(role="user"):
-            return "asked", ""
-        case _:
-            return "said", ""
 
 
 def _unfinished(call: Item) -> Item:

@@ -1,9 +1,10 @@
 """Items as the messages of a session: what was said, which tools were called, what they gave.
 
-Adjacent reasoning, text and calls of an assistant are one message. Instructions are none: they are the session's own.
+Adjacent reasoning, text and calls of an assistant are one message. Instructions are none: they are the session's own. What tools
+gave stands behind their calls, so that the messages can be handed to a chat model.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -21,6 +22,7 @@ from trunkline.model.items import (
     RefusalPart,
     TextPart,
 )
+from trunkline.model.tool_order import place, tools_in_order
 
 Members = dict[str, object]
 
@@ -32,7 +34,7 @@ class SessionMessage(msgspec.Struct, frozen=True):
     message: Members
 
 
-def messages_of(items: Iterable[Item]) -> list[SessionMessage]:
+def messages_of(items: Sequence[Item]) -> list[SessionMessage]:
     said: list[SessionMessage] = []
     answer: Members | None = None  # the assistant's message that more may join
 
@@ -43,7 +45,7 @@ def messages_of(items: Iterable[Item]) -> list[SessionMessage]:
             said.append(SessionMessage(item.id, answer))
         return answer
 
-    for item in items:
+    for item in tools_in_order(items, place):
         match item:
             case Message(role="assistant"):
                 joined(item, no_further_than=_SAID)["content"] = content_of(item.content)
