@@ -8,6 +8,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     "imports_at_the_top": {
         "plugins.py:_load": "the one module that loads optional parts, late and by name",
         "backends/callable/loading.py:_load_module": "imports the module that an agent's author named, not one of ours",
+        "backends/callable/hermes.py:session_of": "a module of the package whose agent has been imported already",
     },
     "narrow_excepts": {
         "backends/callable/loading.py:_run": "plugin load: an author's module may raise anything, SystemExit included",

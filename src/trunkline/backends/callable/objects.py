@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from trunkline.agent import Turn, Usage
 from trunkline.backends.callable.form import Accepts, Media, accepts, check_makes, is_async, made_class
+from trunkline.backends.callable.hermes import session_of
 from trunkline.backends.callable.media import user_message
 from trunkline.backends.callable.run_hook import RunHook
 from trunkline.backends.callable.voice import Voice
@@ -123,6 +124,7 @@ class RunConversation:
             if self._object.shared and callback not in takes.names and hasattr(found, callback)
         ]
         self.exclusive = bool(self._attributes)
+        self._hermes = session_of(made_class(found) or found, shared=self._object.shared)
 
     def call(self, turn: Turn, voice: Voice) -> object:
         callbacks = dict(
@@ -130,12 +132,13 @@ class RunConversation:
         )
         rarer: dict[str, object] = {"reasoning_callback": voice.reasoning}
         prompt, session_id = turn.instructions or None, _scoped(turn, turn.session_id)
+        memory_key = _scoped(turn, turn.memory_key)
         agent = self._object.made(
             {
                 **callbacks,
                 "session_id": session_id,
                 "ephemeral_system_prompt": prompt,
-                "gateway_session_key": _scoped(turn, turn.memory_key),
+                "gateway_session_key": memory_key,
             },
             if_named=rarer,
         )
@@ -168,7 +171,8 @@ class RunConversation:
         if turn.cancelled:  # its client left while the object was made
             return ""
         own = self.exclusive or not self._object.shared
-        with _attached(agent, attributes), voice.stoppable(agent if own else None):
+        around = self._hermes.around(agent, turn, session_id=session_id, memory_key=memory_key)
+        with around, _attached(agent, attributes), voice.stoppable(agent if own else None):
             counted = self._counted(agent)
             value = method(**arguments)
             return self._with_usage(value, agent, counted)
