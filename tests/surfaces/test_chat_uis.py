@@ -1,6 +1,7 @@
 """What Open WebUI, LibreChat and a page in a browser send, as they send it.
 
-Open WebUI 0.12.4: backend/open_webui/routers/openai.py, utils/headers.py, utils/tools.py. LibreChat 0.8: its OpenAI client for custom endpoints.
+Open WebUI 0.12.4: backend/open_webui/routers/openai.py, utils/headers.py, utils/tools.py.
+LibreChat 0.8: its OpenAI client for custom endpoints.
 """
 
 import json
@@ -47,7 +48,10 @@ OPEN_WEBUI = {
     "x-session-key": "0f4c1b9e-51ee-4f3e-a0f6-6a7f0d2b8d11",
 }
 BUILT_IN = [
-    {"type": "function", "function": {"name": name, "description": "…", "parameters": {"type": "object", "properties": {}}}}
+    {
+        "type": "function",
+        "function": {"name": name, "description": "…", "parameters": {"type": "object", "properties": {}}},
+    }
     for name in ("get_current_timestamp", "ask_user", "search_chats", "view_note", "create_automation")
 ]
 LIBRECHAT = {
@@ -148,7 +152,9 @@ async def test_open_webui_brings_tools_of_its_own_to_every_chat(serve: Serve, st
 
 
 async def test_an_agent_that_ignores_tools_has_none(serve: Serve) -> None:
-    calls = "from trunkline.agent import FunctionCall\nasync def support(turn):\n    yield FunctionCall('view_note', {})\n"
+    calls = (
+        "from trunkline.agent import FunctionCall\nasync def support(turn):\n    yield FunctionCall('view_note', {})\n"
+    )
     body = {"model": "support", "messages": [{"role": "user", "content": "hello"}], "tools": BUILT_IN}
     async with serve(AGENT + 'client_tools = "ignore"\n', scripts={"support.py": calls}) as server:
         answer = await post(server, body, OPEN_WEBUI)
@@ -164,6 +170,31 @@ async def test_open_webui_shows_tools_as_reasoning_where_that_is_set(serve: Serv
     thoughts = [choice["delta"].get("reasoning_content") for frame in frames[:-1] for choice in frame["choices"]]
     assert "count: users\n" in thoughts
     assert said(frames) == "1 so far"
+
+
+async def test_a_tool_has_a_line_of_its_own_among_the_thoughts(serve: Serve) -> None:
+    """Open WebUI shows one block of all that is thought, as Markdown with its line breaks."""
+    thinks = """
+from trunkline.agent import Reasoning, ToolFinished, ToolStarted
+
+async def support(turn):
+    yield Reasoning("They want ")
+    yield Reasoning("cats.")
+    yield ToolStarted("call_1", "search", {}, label="cats")
+    yield ToolFinished("call_1", output="none", failed=True)
+    yield Reasoning("None. So dogs.\\n")
+    yield ToolStarted("call_2", "search", {}, label="dogs")
+    yield ToolFinished("call_2", output="ten")
+    yield "Ten."
+"""
+    body = {"stream": True, "model": "support", "messages": [{"role": "user", "content": "hello"}]}
+    toml = AGENT.replace("[server]", '[server]\ntool_events = "reasoning"')
+    async with serve(toml, scripts={"support.py": thinks}) as server:
+        frames = (await post(server, body, OPEN_WEBUI)).frames
+    thought = "".join(
+        choice["delta"].get("reasoning_content") or "" for frame in frames[:-1] for choice in frame["choices"]
+    )
+    assert thought == "They want cats.\nsearch: cats\nsearch failed\nNone. So dogs.\nsearch: dogs\n"
 
 
 async def test_a_temporary_chat_of_open_webui_is_a_session_too(serve: Serve) -> None:

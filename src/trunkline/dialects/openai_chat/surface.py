@@ -137,6 +137,7 @@ class ChatEncoder:
         self._extras: dict[str, msgspec.Raw] = {}
         self._usage: Usage | None = None
         self._own: OwnEvents | None = None  # made for the first of them: most streams have none
+        self._mid_thought = False  # reasoning has been sent that does not end its line; kept where lines come between
         self._finished: list[ev.ChoiceDone] = []  # wait for the usage, where that goes with them
 
     def feed(self, event: ev.Event) -> bytes:
@@ -167,6 +168,8 @@ class ChatEncoder:
         return self._delta(event.index, "content", event.text)
 
     def _reasoning(self, event: ev.ReasoningDelta) -> bytes:
+        if self._tool_events == "reasoning" and event.text and event.index in self._items:
+            self._mid_thought = not event.text.endswith("\n")
         return self._delta(event.index, "reasoning_content", event.text)
 
     def _refusal(self, event: ev.RefusalDelta) -> bytes:
@@ -270,17 +273,22 @@ class ChatEncoder:
     def _tool_progress(self, event: ev.ToolProgress) -> bytes:
         own = self._own_events()
         line = own.tool_line(event)
-        return self._chunk(0, {"reasoning_content": line}) if line else own.tool_frame(event)
+        return self._line(line) if line else own.tool_frame(event)
 
     def _approval_requested(self, event: ev.ApprovalRequested) -> bytes:
         own = self._own_events()
         line = own.approval_line(event)
-        return self._chunk(0, {"reasoning_content": line}) if line else own.approval_requested(event)
+        return self._line(line) if line else own.approval_requested(event)
 
     def _approval_resolved(self, event: ev.ApprovalResolved) -> bytes:
         own = self._own_events()
         line = own.approval_line(event)
-        return self._chunk(0, {"reasoning_content": line}) if line else own.approval_resolved(event)
+        return self._line(line) if line else own.approval_resolved(event)
+
+    def _line(self, line: str) -> bytes:
+        """A line of reasoning that is the server's own, and so begins one."""
+        begun, self._mid_thought = self._mid_thought, False
+        return self._chunk(0, {"reasoning_content": f"\n{line}" if begun else line})
 
     def _own_events(self) -> OwnEvents:
         if self._own is None:
