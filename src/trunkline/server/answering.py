@@ -6,7 +6,7 @@ frame of the dialect and the end. And a client that has left stops the backend a
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 from starlette.types import Receive, Send
@@ -15,6 +15,7 @@ from trunkline.dialects.codec import Encoder, KeepingEncoder, SurfaceCodec
 from trunkline.engine.answer_size import AnswerSize
 from trunkline.engine.call import Call
 from trunkline.engine.gateway import Answer, Gateway
+from trunkline.engine.operations import Performed
 from trunkline.model import events as ev
 from trunkline.model.errors import BackendUnavailable, InternalError, TrunklineError, TurnFailure
 from trunkline.model.turn import Fold
@@ -73,18 +74,11 @@ class Answerer:
         not to be asked; `going_on` is called when the client has left and the answer is made all the same."""
         exchange.outcome.model = call.request.model
         exchange.outcome.stream = call.request.stream
-        with DisconnectWatch(
-            receive, grace_s=lambda: call.outcome.grace_s, going_on=going_on, timers=self._watches
-        ) as watch:
-            try:
-                if call.request.stream:
-                    await self._stream(call, exchange, watch, send, record, ask or self._gateway.answer)
-                else:
-                    await self._whole(call, exchange, watch, send, record, ask or self._gateway.answer)
-            except asyncio.CancelledError:
-                if not watch.caught():
-                    raise
-                exchange.outcome.error_code = "client_disconnected"
+        with DisconnectWatch(receive, call.outcome, graceful=True, going_on=going_on, timers=self._watches) as watch:
+            if call.request.stream:
+                await self._stream(call, exchange, watch, send, record, ask or self._gateway.answer)
+            else:
+                await self._whole(call, exchange, watch, send, record, ask or self._gateway.answer)
 
     async def _whole(
         self, call: Call, exchange: Exchange, watch: DisconnectWatch, send: Send, record: Record | None, ask: Ask
@@ -102,7 +96,7 @@ class Answerer:
             await send_error(error, exchange, self._codec, send)
             return
         watch.close()
-        await send_json(body, send, headers=_answer_headers(call, answer), send_body=exchange.send_body)
+        await send_json(body, send, headers=outcome_headers(call.outcome, answer), send_body=exchange.send_body)
 
     async def _fold(
         self, answer: Answer, call: Call, exchange: Exchange, watch: DisconnectWatch, record: Record | None
@@ -150,7 +144,7 @@ class Answerer:
             send_body=exchange.send_body,
             framing=self._codec.framing,
             keepalive_s=self._keepalive_s,
-            head=lambda: _answer_headers(call, answer),
+            head=lambda: outcome_headers(call.outcome, answer),
             on_stall=watch.give_up,
         )
         answer: Answer | None = None
@@ -311,8 +305,8 @@ async def _kept(data: bytes, encoder: KeepingEncoder, record: Record) -> bytes:
     return data
 
 
-def outcome_headers(outcome: Outcome) -> list[Header]:
-    """Who answered and what was ignored, as far as it is decided."""
+def outcome_headers(outcome: Outcome, answer: Answer | Performed | None = None) -> list[Header]:
+    """Who answered and what was ignored, as far as it is decided, and what the upstream says about itself."""
     headers: list[Header] = []
     if outcome.route is not None:
         headers.append((b"x-trunkline-route", header_text(outcome.route)))
@@ -322,12 +316,6 @@ def outcome_headers(outcome: Outcome) -> list[Header]:
         headers.append((b"x-trunkline-cache", outcome.cache.encode()))
     if outcome.warning is not None:
         headers.append((b"x-trunkline-warning", outcome.warning.encode()))
-    return headers
-
-
-def _answer_headers(call: Call, answer: Answer | None) -> Sequence[Header]:
-    """The same, and what the upstream says about itself."""
-    headers = outcome_headers(call.outcome)
     if answer is not None:
         headers.extend(
             (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))

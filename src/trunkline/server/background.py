@@ -1,7 +1,5 @@
 """A request taken on as background work, once for each idempotency key: the same for responses and for runs."""
 
-import asyncio
-
 import msgspec
 from starlette.types import Receive
 
@@ -57,19 +55,14 @@ class Background:
                 made.append(Taken(call.turn_id, snapshot, call))
                 return call.turn_id
 
-        with DisconnectWatch(receive) as watch:
-            try:
-                if asked.key is None:
-                    await create()
-                    return made[0]
-                run_id, how = await self._runtime.idempotency.once(exchange.tenant, asked.key, create)
-            except asyncio.CancelledError:
-                if not watch.caught():
-                    raise
-                exchange.outcome.error_code = "client_disconnected"
-                return None
-        announce_how(exchange, how)
-        return made[0] if how == "made" else await self._found_again(run_id, asked.session, exchange)
+        with DisconnectWatch(receive, exchange.outcome):
+            if asked.key is None:
+                await create()
+                return made[0]
+            run_id, how = await self._runtime.idempotency.once(exchange.tenant, asked.key, create)
+            announce_how(exchange, how)
+            return made[0] if how == "made" else await self._found_again(run_id, asked.session, exchange)
+        return None
 
     async def _found_again(self, run_id: str, session: Session, exchange: Exchange) -> Taken:
         response = await self._state.store.load_response(exchange.tenant, run_id)

@@ -1,6 +1,5 @@
 """From a client's request for a response to a call with its history: the same over HTTP and over a WebSocket."""
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 
@@ -43,14 +42,9 @@ class Creation:
         """The same for an HTTP request; None for a client that has left while it waited."""
         if request.conversation is None:
             return contextlib.ExitStack()
-        with DisconnectWatch(receive) as watch:
-            try:
-                return await self.turn(request, exchange.tenant)
-            except asyncio.CancelledError:
-                if not watch.caught():
-                    raise
-                exchange.outcome.error_code = "client_disconnected"
-                return None
+        with DisconnectWatch(receive, exchange.outcome):
+            return await self.turn(request, exchange.tenant)
+        return None
 
     async def prepare(
         self,

@@ -1,8 +1,8 @@
 """Noticing that the client has left while its answer is being made.
 
 A task waits for the server's disconnect message and cancels the answering task, so that whatever it awaits, the backend above
-all, stops at once. The one who watches takes the cancellation back with `caught`. The task is only made once an answer has
-taken WATCH_AFTER_S: quick answers, the majority, do not pay for it. Whoever watches often shares one `timers` for it.
+all, stops at once. That cancellation ends where the watch does. The task is only made once an answer has taken
+WATCH_AFTER_S: quick answers, the majority, do not pay for it. Whoever watches often shares one `timers` for it.
 """
 
 import asyncio
@@ -12,27 +12,34 @@ from types import TracebackType
 from starlette.types import Receive
 
 from trunkline.ports.timers import Timers
+from trunkline.telemetry.outcome import Outcome
 
 WATCH_AFTER_S = 0.02
 
 
 class DisconnectWatch:
-    """Use as a context manager around the work; `gone` tells afterwards."""
+    """Use as a context manager around the work, which is cut where the client leaves; `gone` tells afterwards.
+
+    Args:
+        outcome: notes that the client has left.
+        graceful: the work goes on for the outcome's grace; `going_on` is called when that begins.
+    """
 
     def __init__(
         self,
         receive: Receive,
+        outcome: Outcome,
         *,
-        grace_s: Callable[[], float] = lambda: 0.0,
+        graceful: bool = False,
         going_on: Callable[[], None] | None = None,
         timers: Timers | None = None,
     ) -> None:
-        """`going_on` is called where the client has left and the work has its grace."""
         self.gone = False
         self._watcher: asyncio.Task[None] | None = None
         self._worker: asyncio.Task[object] | None = None
         self._receive = receive
-        self._grace_s = grace_s
+        self._outcome = outcome
+        self._graceful = graceful
         self._going_on = going_on
         self._timers = timers or Timers(WATCH_AFTER_S)
 
@@ -43,8 +50,15 @@ class DisconnectWatch:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    ) -> bool:
         self.close()
+        if not self.gone or not isinstance(error, asyncio.CancelledError):
+            return False
+        task = asyncio.current_task()
+        if task is None or task.uncancel():  # somebody else wants the task to end
+            return False
+        self._outcome.error_code = "client_disconnected"
+        return True
 
     def close(self) -> None:
         """Stops watching: a client that leaves from now on is no longer an interruption."""
@@ -53,11 +67,6 @@ class DisconnectWatch:
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None
-
-    def caught(self) -> bool:
-        """Whether the cancellation just caught means that the client left; takes it back if so."""
-        worker = asyncio.current_task()
-        return self.gone and worker is not None and worker.uncancel() == 0
 
     def give_up(self) -> None:
         """The client is gone, or does not read any more, which is the same to us."""
@@ -71,7 +80,7 @@ class DisconnectWatch:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        grace_s = self._grace_s()
+        grace_s = self._outcome.grace_s if self._graceful else 0.0
         if grace_s:  # nobody listens, but the work goes on for a while, or for good
             if self._going_on is not None:
                 self._going_on()

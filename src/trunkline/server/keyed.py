@@ -4,7 +4,6 @@ What makes two requests the same is all that decides the answer: the path, the b
 How the answer is sent does not: `stream` and `stream_options` are left out, so a client whose stream broke may ask for the whole.
 """
 
-import asyncio
 from collections.abc import Callable
 from hashlib import sha256
 
@@ -101,11 +100,6 @@ async def _given(
     idempotency: Idempotency, key: IdempotencyKey, call: Call, prepare: Prepare, exchange: Exchange, receive: Receive
 ) -> Given | None:
     """None for a client that has left meanwhile."""
-    with DisconnectWatch(receive) as watch:
-        try:
-            return await idempotency.answer(call, key, prepare)
-        except asyncio.CancelledError:
-            if not watch.caught():
-                raise
-            exchange.outcome.error_code = "client_disconnected"
-            return None
+    with DisconnectWatch(receive, exchange.outcome):
+        return await idempotency.answer(call, key, prepare)
+    return None

@@ -38,7 +38,7 @@ async def stream_log(
     task = asyncio.current_task()
     if task is not None:  # ends with the run, which the end of the server's grace ends
         runtime.state.in_flight.discard(task)
-    with DisconnectWatch(receive) as watch:
+    with DisconnectWatch(receive, exchange.outcome) as watch:
         stream = ClientStream(
             send,
             send_body=exchange.send_body,
@@ -52,9 +52,5 @@ async def stream_log(
                 await stream.write(data)
             await stream.end(b"")
             watch.close()
-        except asyncio.CancelledError:
-            if not watch.caught():
-                raise
-            exchange.outcome.error_code = "client_disconnected"
         finally:
             stream.close()

@@ -8,7 +8,6 @@ and the answer says so at once. Models are managed where they are: pull, push, c
 `OLLAMA_VERSION` is the version of Ollama's API that is spoken: clients compare it with what they need.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -144,14 +143,11 @@ class Embeddings:
         embed = embeddings.decode_prompt(body) if self._single else listings.decode_embed(body)
         model = exchange.outcome.model = runtime.router.choose(embed.model)
         if embed.inputs:
-            with DisconnectWatch(receive, grace_s=lambda: exchange.outcome.grace_s) as watch:
-                try:
-                    vectors = await self._vectors(embed, model, exchange, scope)
-                except asyncio.CancelledError:
-                    if not watch.caught():
-                        raise
-                    exchange.outcome.error_code = "client_disconnected"
-                    return
+            vectors = None
+            with DisconnectWatch(receive, exchange.outcome, graceful=True):
+                vectors = await self._vectors(embed, model, exchange, scope)
+            if vectors is None:  # the client has left
+                return
         else:  # asks only that the model be loaded
             await runtime.router.describe(model)
             vectors = embeddings.Vectors([])

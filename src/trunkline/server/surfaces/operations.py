@@ -86,13 +86,8 @@ class Perform:
             before=body.before,
             after=body.after,
         )
-        with DisconnectWatch(receive, grace_s=lambda: call.outcome.grace_s) as watch:
-            try:
-                await self._respond(call, request, exchange, watch, send)
-            except asyncio.CancelledError:
-                if not watch.caught():
-                    raise
-                exchange.outcome.error_code = "client_disconnected"
+        with DisconnectWatch(receive, call.outcome, graceful=True) as watch:
+            await self._respond(call, request, exchange, watch, send)
 
     async def _respond(
         self, call: Call, request: OperationRequest, exchange: Exchange, watch: DisconnectWatch, send: Send
@@ -107,7 +102,7 @@ class Perform:
                 send_body=exchange.send_body,
                 framing=framing,
                 keepalive_s=self._runtime.settings.keepalive_s,
-                head=lambda: _headers(call, answer),
+                head=lambda: outcome_headers(call.outcome, answer),
                 on_stall=watch.give_up,
             )
 
@@ -118,7 +113,9 @@ class Perform:
             if answer.media_type in (JSON, None) and not (stream and stream.begun):
                 body = await whole_of(answer)
                 watch.close()
-                await (send_json if answer.media_type else _send_nothing)(body, send, headers=_headers(call, answer))
+                await (send_json if answer.media_type else _send_nothing)(
+                    body, send, headers=outcome_headers(call.outcome, answer)
+                )
                 return
             if stream is None or not stream.begun:
                 if stream is not None:
@@ -161,16 +158,6 @@ async def _pass_on(answer: Performed, stream: ClientStream) -> None:
             await stream.write(batch.data)
         check(batch)
     await stream.end(b"")
-
-
-def _headers(call: Call, answer: Performed | None) -> list[Header]:
-    headers = outcome_headers(call.outcome)
-    if answer is not None:
-        headers.extend(
-            (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
-            for name, value in answer.headers.items()
-        )
-    return headers
 
 
 def routes(runtime: Runtime, gateway: OperationGateway, errors: ErrorEncoder) -> list[BaseRoute]:

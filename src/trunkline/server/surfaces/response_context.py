@@ -3,7 +3,6 @@
 Both take the body of a response, its history by name included, and store nothing.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -49,15 +48,11 @@ class ContextRequest:
                 raise UnsupportedParameter(f"'{name}' is for creating a response, and none is made here.", param=name)
         call, _ = await self._creation.prepare(request, exchange, body=body)
         exchange.outcome.model = call.request.model
-        with DisconnectWatch(receive) as watch:
-            try:
-                answer = await self._answer(runtime.gateway, call)
-            except asyncio.CancelledError:
-                if not watch.caught():
-                    raise
-                exchange.outcome.error_code = "client_disconnected"
-                return
-        await send_json(answer, send, headers=outcome_headers(exchange.outcome))
+        answer = None
+        with DisconnectWatch(receive, exchange.outcome):
+            answer = await self._answer(runtime.gateway, call)
+        if answer is not None:  # otherwise the client has left
+            await send_json(answer, send, headers=outcome_headers(exchange.outcome))
 
 
 async def _count(gateway: Gateway, call: Call) -> bytes:

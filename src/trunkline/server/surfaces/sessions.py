@@ -5,7 +5,6 @@ outputs are among them. Adding to a session waits for its turn as an answer does
 then leaves nothing behind.
 """
 
-import asyncio
 import contextlib
 
 import msgspec
@@ -108,9 +107,10 @@ class SessionResources:
         body, source = await self._read(scope, receive)
         tenant, session = exchange_of(scope).tenant, await self._load(scope)
         items = required_items(source.get("messages"), body, self._runtime, member="messages", at_most=MAX_MESSAGES)
-        turn = await self._turn(tenant, session.id, receive)
+        turn: contextlib.ExitStack | None = None
+        with DisconnectWatch(receive, exchange_of(scope).outcome):
+            turn = await self._runtime.sessions.turn(tenant, session.id)
         if turn is None:
-            exchange_of(scope).outcome.error_code = "client_disconnected"
             return
         with turn:
             if not await self._runtime.sessions.extend(tenant, session.id, items, member="messages"):
@@ -118,16 +118,6 @@ class SessionResources:
         await send_json(
             listing([Entry(item.id, item.data) for item in items], limit=len(items)), send, spaced=self._spaced
         )
-
-    async def _turn(self, tenant: str, session_id: str, receive: Receive) -> contextlib.ExitStack | None:
-        """The session's turn; None for a client that has left while it waited."""
-        with DisconnectWatch(receive) as watch:
-            try:
-                return await self._runtime.sessions.turn(tenant, session_id)
-            except asyncio.CancelledError:
-                if not watch.caught():
-                    raise
-                return None
 
     async def _read(self, scope: Scope, receive: Receive) -> tuple[bytes, Object]:
         """The body, for which nothing at all is as good as an empty object."""
