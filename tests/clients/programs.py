@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.node import find_node
-from tests.clients.install import environment, installed
+from scripts.node import MIN_MAJOR
+from tests.clients.install import NEWER_NODE, environment, installed, node_of
 
 URL = re.compile(rb"http://[\d.]+:\d+")
 
@@ -81,8 +81,9 @@ def python_of(name: str) -> Path:
     return environment(name) / "bin" / "python"
 
 
-def node() -> Path:
-    found = find_node()
+def node(name: str = "") -> Path:
+    """The Node.js that runs this client, or any."""
+    found = node_of(name)
     if found is None:
-        pytest.skip("no Node.js 20 or newer")
+        pytest.skip(f"no Node.js {NEWER_NODE.get(name, MIN_MAJOR)} or newer")
     return found.binary
