@@ -234,8 +234,11 @@ async def test_events_are_read_again_from_any_point(client: Running) -> None:
     events = await client.events(run_id)
     for position, event in enumerate(events):
         assert await client.events(run_id, f"?after={event['seq']}") == events[position + 1 :]
-        assert await client.events(run_id, headers={"last-event-id": str(event["seq"])}) == events[position + 1 :]
-    assert await client.events(run_id, "?after=-1", headers={"last-event-id": "5"}) == events
+        if position < len(events) - 1:
+            assert await client.events(run_id, headers={"last-event-id": str(event["seq"])}) == events[position + 1 :]
+    some, more = events[1]["seq"], events[2]["seq"]
+    for after, seen in ((some, more), (more, some)):
+        assert await client.events(run_id, f"?after={after}", headers={"last-event-id": str(seen)}) == events[3:]
     assert await client.events(run_id, "?after=100000") == []
     for wrong in ("x", "-2", "1.5", "9" * 30):
         assert (await client.get(f"/{run_id}/events?after={wrong}")).error["param"] == "after"
@@ -254,6 +257,18 @@ async def test_the_end_of_the_events_is_said_in_a_comment(client: Running) -> No
     for after in (last, last + 1, 100_000):  # also to who has read it all
         reply = await client.get(f"/{created['run_id']}/events?after={after}")
         assert (reply.status, reply.body) == (200, b": stream closed\n\n")
+
+
+@pytest.mark.parametrize("query", ["", "?after=-1", "?after=5"])
+async def test_an_event_source_that_comes_again_after_the_end_is_told_to_stop(client: Running, query: str) -> None:
+    """As a browser does by itself: at the same address, with the id of the last event it has seen."""
+    created = await client.create()
+    first = await client.get(f"/{created['run_id']}/events{query}")
+    ids = [line[4:] for line in first.body.decode().split("\n") if line.startswith("id: ")]
+    again = await client.get(f"/{created['run_id']}/events{query}", headers={"last-event-id": ids[-1]})
+    assert (again.status, again.body) == (204, b"")
+    not_yet = await client.get(f"/{created['run_id']}/events{query}", headers={"last-event-id": ids[-2]})
+    assert (not_yet.status, len(run_events(not_yet.body))) == (200, 1)
 
 
 async def test_who_is_ahead_of_a_run_hears_of_its_end(client: Running, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ streamed.
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
@@ -200,7 +201,8 @@ class RetrieveRun:
 
 
 class FollowRun:
-    """GET /v1/runs/{id}/events: `after` counts before `Last-Event-ID`."""
+    """GET /v1/runs/{id}/events. `after` stands in the address that a browser's EventSource asks again by itself, `Last-Event-ID` is what
+    it has seen since: the later of the two counts. At the run's end it asks again, too, and only a 204 makes it stop."""
 
     def __init__(self, runtime: Runtime, state: ResponseState, views: RunViews) -> None:
         self._runtime = runtime
@@ -211,11 +213,13 @@ class FollowRun:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange, query = exchange_of(scope), query_of(scope)
         given = header(scope, b"last-event-id")
-        if "after" in query or not given:
-            after = integer_of(query, "after", -1, low=-1)
-        else:
-            after = last_event_id(given)
+        after = integer_of(query, "after", -1, low=-1)
+        if given:
+            after = max(after, last_event_id(given))
         run = await self._views.load(exchange.tenant, scope["path_params"]["id"])
+        if given and run.status not in LIVE and after + 1 >= run.next_sequence:
+            await Response(status_code=204)(scope, receive, send)
+            return
         frames = self._runs.frames(exchange.tenant, run.id, after=after, frame=self._views.events.frame)
         if after + 1 >= run.next_sequence:
             frames = self._closed(frames, run)
