@@ -201,8 +201,8 @@ class RetrieveRun:
 
 
 class FollowRun:
-    """GET /v1/runs/{id}/events. `after` stands in the address that a browser's EventSource asks again by itself, `Last-Event-ID` is what
-    it has seen since: the later of the two counts. At the run's end it asks again, too, and only a 204 makes it stop."""
+    """GET /v1/runs/{id}/events. `after` stands in the address that a browser's EventSource asks again by itself, `Last-Event-ID`
+    is what it has seen since: the later of the two counts. It asks again at the run's end, too; only a 204 makes it stop."""
 
     def __init__(self, runtime: Runtime, state: ResponseState, views: RunViews) -> None:
         self._runtime = runtime
