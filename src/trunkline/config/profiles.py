@@ -47,7 +47,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         tool_output_lists: In streams of the Responses API the output of a tool is a list of parts, not a string.
         early_status: The head of a chat stream is sent once the request is found right, before the backend has said anything.
         cut_status: Status of a streamed response that the stopping server cut off; `incomplete` is also what one is whose
-            client left.
+            client left, and then one as well that was cancelled.
         single_message: A chat request has exactly one message, of the user; the rest of the conversation is the agent's.
         remote_images: An image may be named by a URL; otherwise it has to be in the request, as a `data:` URL.
         empty_answer: Content of a chat answer that has none, nor a tool call or a refusal.

@@ -51,6 +51,7 @@ from trunkline.telemetry.outcome import Outcome
 
 MAX_RESTARTS = 3
 CANCEL_WAIT_S = 10.0
+_CANCELLED = ev.TurnCancelled()
 CLOSE_WAIT_S = 10.0
 logger = logging.getLogger("trunkline.runs")
 
@@ -105,7 +106,7 @@ class Run:
         """Stops the work, once; the end that says so follows."""
         if self.stopped is None:
             self.stopped = terminal
-            self.call.outcome.left = isinstance(terminal, ev.TurnCancelled)
+            self.call.outcome.left = not isinstance(terminal, ev.TurnFailed)
             if self.answering is not None:
                 self.answering.cancel()
 
@@ -230,13 +231,13 @@ class Runs:
         self._begin(run)
         return snapshot
 
-    async def cancel(self, tenant: str, run_id: str) -> bool:
-        """Ends a run as cancelled, durably, and stops its work. False if it was not alive (any more).
+    async def cancel(self, tenant: str, run_id: str, *, end: ev.Terminal = _CANCELLED) -> bool:
+        """Ends a run, durably, and stops its work. False if it was not alive (any more).
 
         Raises StoreError when the store will not take the end; the work has stopped all the same.
         """
         run = self._alive.get((tenant, run_id))
-        if run is None or not self.stop(tenant, run_id):
+        if run is None or not self.stop(tenant, run_id, end=end):
             return False
         try:
             await asyncio.wait_for(run.over.wait(), CANCEL_WAIT_S)
@@ -244,11 +245,11 @@ class Runs:
             raise StoreError("the work has stopped, but its end could not be stored yet") from None
         return True
 
-    def stop(self, tenant: str, run_id: str) -> bool:
+    def stop(self, tenant: str, run_id: str, *, end: ev.Terminal = _CANCELLED) -> bool:
         """Begins to cancel a run; its end follows. False if it was not alive (any more)."""
         run = self._alive.get((tenant, run_id))
         if run is not None:
-            run.stop(ev.TurnCancelled())
+            run.stop(end)
         return run is not None
 
     def alive(self, tenant: str) -> list[Run]:

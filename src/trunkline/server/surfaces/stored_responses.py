@@ -5,6 +5,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from trunkline.dialects.runs import response_id_of
+from trunkline.model import events as ev
 from trunkline.model.errors import InvalidParameter, NotFound, RequestError
 from trunkline.ports.stores import Store, StoredResponse
 from trunkline.server.exchange import exchange_of, header
@@ -82,8 +83,10 @@ def _resume_after(response: StoredResponse, query: dict[str, str], last_id: byte
 class CancelResponse:
     """POST /v1/responses/{id}/cancel: idempotent; the unchanged object for one that has ended (decision 36)."""
 
-    def __init__(self, state: ResponseState) -> None:
+    def __init__(self, runtime: Runtime, state: ResponseState) -> None:
         self._state = state
+        cut = runtime.profile.cut_status == "incomplete"
+        self._end: ev.Terminal = ev.TurnIncomplete("cancelled") if cut else ev.TurnCancelled()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         tenant, response_id = exchange_of(scope).tenant, response_id_of(scope["path_params"]["id"])
@@ -93,7 +96,7 @@ class CancelResponse:
                 f"Response '{response_id}' was not created in the background; only those can be cancelled.",
                 code="cannot_cancel",
             )
-        if await self._state.runs.cancel(tenant, response_id):
+        if await self._state.runs.cancel(tenant, response_id, end=self._end):
             response = await load(self._state.store, tenant, response_id)
         await send_json(response.object, send)
 
@@ -125,6 +128,6 @@ def not_found(response_id: str) -> NotFound:
 def routes(runtime: Runtime, state: ResponseState) -> list[BaseRoute]:
     return [
         Route("/v1/responses/{id}", RetrieveResponse(runtime, state), methods=["GET", "DELETE"]),
-        Route("/v1/responses/{id}/cancel", CancelResponse(state), methods=["POST"]),
+        Route("/v1/responses/{id}/cancel", CancelResponse(runtime, state), methods=["POST"]),
         Route("/v1/responses/{id}/input_items", ListInputItems(state), methods=["GET"]),
     ]
