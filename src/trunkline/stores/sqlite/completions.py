@@ -3,8 +3,8 @@
 from trunkline.ports.stores import Page, StoredCompletion
 from trunkline.stores.sqlite import keyed_answers
 from trunkline.stores.sqlite import statements as sql
-from trunkline.stores.sqlite.conversations import BEYOND, no_such_entry
 from trunkline.stores.sqlite.limits import Limits
+from trunkline.stores.sqlite.pages import start_of
 from trunkline.stores.sqlite.worker import Session
 
 
@@ -37,14 +37,8 @@ def delete(session: Session, tenant: str, completion_id: str, *, cutoff: int) ->
 def list_page(
     session: Session, tenant: str, page: Page, *, model: str | None, metadata: bytes | None, cutoff: int
 ) -> tuple[StoredCompletion, ...]:
-    descending = page.order == "desc"
-    start = BEYOND if descending else 0
-    if page.after is not None:
-        found = session.execute(sql.COMPLETION_POSITION, (tenant, page.after, cutoff)).fetchone()
-        if found is None:
-            raise no_such_entry(page.after)
-        start = found[0]
-    statement = sql.COMPLETIONS_DESCENDING if descending else sql.COMPLETIONS_ASCENDING
+    start = start_of(session, page, sql.COMPLETION_POSITION, (tenant, page.after, cutoff))
+    statement = sql.COMPLETIONS_DESCENDING if page.order == "desc" else sql.COMPLETIONS_ASCENDING
     wanted = None if metadata is None else metadata.decode()
     rows = session.execute(statement, (tenant, cutoff, model, wanted, start, page.limit))
     return tuple(_completion(row) for row in rows)

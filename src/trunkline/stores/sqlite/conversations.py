@@ -6,12 +6,10 @@ which sends a conversation again does not double it.
 
 from collections.abc import Sequence
 
-from trunkline.model.errors import InvalidParameter
 from trunkline.ports.stores import Page, StoredConversation, StoredItem
 from trunkline.stores.sqlite import statements as sql
+from trunkline.stores.sqlite.pages import start_of
 from trunkline.stores.sqlite.worker import Session
-
-BEYOND = 2**63 - 1
 
 
 def create(session: Session, tenant: str, conversation: StoredConversation, items: Sequence[StoredItem]) -> None:
@@ -49,22 +47,9 @@ def add_items(session: Session, tenant: str, conversation_id: str, items: Sequen
 
 
 def list_items(session: Session, tenant: str, conversation_id: str, page: Page) -> tuple[StoredItem, ...]:
-    descending = page.order == "desc"
-    start = BEYOND if descending else 0
-    if page.after is not None:
-        found = session.execute(sql.ITEM_POSITION, (tenant, conversation_id, page.after)).fetchone()
-        if found is None:
-            raise no_such_entry(page.after)
-        start = found[0]
-    statement = sql.ITEMS_DESCENDING if descending else sql.ITEMS_ASCENDING
+    start = start_of(session, page, sql.ITEM_POSITION, (tenant, conversation_id, page.after))
+    statement = sql.ITEMS_DESCENDING if page.order == "desc" else sql.ITEMS_ASCENDING
     return tuple(StoredItem(*row) for row in session.execute(statement, (tenant, conversation_id, start, page.limit)))
-
-
-def no_such_entry(after: str) -> InvalidParameter:
-    return InvalidParameter(
-        f"Invalid 'after': no entry {after[:200]!r} in this list to continue after; start again without it.",
-        param="after",
-    )
 
 
 def load_item(session: Session, tenant: str, conversation_id: str, item_id: str) -> StoredItem | None:

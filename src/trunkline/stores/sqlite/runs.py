@@ -13,8 +13,8 @@ from trunkline.model.errors import StoreError
 from trunkline.ports.stores import LoggedEvent, Page, RunStatus, Segment, StoredItem, StoredResponse, StoredRun
 from trunkline.stores.sqlite import responses
 from trunkline.stores.sqlite import statements as sql
-from trunkline.stores.sqlite.conversations import BEYOND, no_such_entry
 from trunkline.stores.sqlite.limits import Limits
+from trunkline.stores.sqlite.pages import start_of
 from trunkline.stores.sqlite.worker import Session
 
 LIVE = frozenset({"queued", "in_progress"})
@@ -137,14 +137,8 @@ def list_page(
     ids: Sequence[str] | None,
     ended_before: float,
 ) -> tuple[StoredRun, ...]:
-    descending = page.order == "desc"
-    start = BEYOND if descending else 0
-    if page.after is not None:
-        found = session.execute(sql.RUN_POSITION, (tenant, page.after, ended_before)).fetchone()
-        if found is None:
-            raise no_such_entry(page.after)
-        start = found[0]
-    statement = sql.RUNS_DESCENDING if descending else sql.RUNS_ASCENDING
+    start = start_of(session, page, sql.RUN_POSITION, (tenant, page.after, ended_before))
+    statement = sql.RUNS_DESCENDING if page.order == "desc" else sql.RUNS_ASCENDING
     wanted = (_json(statuses), session_id, _json(ids))
     rows = session.execute(statement, (tenant, start, ended_before, *wanted, page.limit))
     return tuple([_run(row) for row in rows])

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from trunkline.model.errors import Conflict, InvalidParameter
 from trunkline.ports.stores import Page, StoredItem, StoredSession
 from trunkline.stores.sqlite import session_statements as sql
-from trunkline.stores.sqlite.conversations import BEYOND, no_such_entry
 from trunkline.stores.sqlite.limits import Limits
+from trunkline.stores.sqlite.pages import BEYOND, start_of
 from trunkline.stores.sqlite.worker import Session
 
 MAX_ITEMS = 10_000
@@ -56,28 +56,16 @@ def remove(session: Session, tenant: str, session_id: str) -> None:
 
 
 def list_page(session: Session, tenant: str, page: Page, *, cutoff: int) -> tuple[StoredSession, ...]:
-    descending = page.order == "desc"
-    start = BEYOND if descending else 0
-    if page.after is not None:
-        found = session.execute(sql.POSITION, (tenant, page.after, cutoff)).fetchone()
-        if found is None:
-            raise no_such_entry(page.after)
-        start = found[0]
-    statement = sql.DESCENDING if descending else sql.ASCENDING
+    start = start_of(session, page, sql.POSITION, (tenant, page.after, cutoff))
+    statement = sql.DESCENDING if page.order == "desc" else sql.ASCENDING
     return tuple(_session(row) for row in session.execute(statement, (tenant, cutoff, start, page.limit)))
 
 
 def items(session: Session, tenant: str, session_id: str, page: Page, *, cutoff: int) -> tuple[StoredItem, ...]:
     if session.execute(sql.EXISTS, (tenant, session_id, cutoff)).fetchone() is None:
         return ()
-    descending = page.order == "desc"
-    start = BEYOND if descending else 0
-    if page.after is not None:
-        found = session.execute(sql.ITEM_POSITION, (tenant, session_id, page.after)).fetchone()
-        if found is None:
-            raise no_such_entry(page.after)
-        start = found[0]
-    statement = sql.ITEMS_DESCENDING if descending else sql.ITEMS_ASCENDING
+    start = start_of(session, page, sql.ITEM_POSITION, (tenant, session_id, page.after))
+    statement = sql.ITEMS_DESCENDING if page.order == "desc" else sql.ITEMS_ASCENDING
     return tuple(StoredItem(*row) for row in session.execute(statement, (tenant, session_id, start, page.limit)))
 
 
