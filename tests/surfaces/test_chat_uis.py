@@ -197,10 +197,24 @@ async def support(turn):
     assert thought == "They want cats.\nsearch: cats\nsearch failed\nNone. So dogs.\nsearch: dogs\n"
 
 
-async def test_a_temporary_chat_of_open_webui_is_a_session_too(serve: Serve) -> None:
-    body = {"model": "support", "messages": [{"role": "user", "content": "hello"}]}
+@pytest.mark.parametrize("kind", ["temporary", "local"])
+async def test_a_temporary_chat_of_open_webui_is_no_session(serve: Serve, kind: str) -> None:
+    """Its id is that of the browser's connection, which the next temporary chat has as well."""
+    chat = f"{kind}:Zx8f_0aB-3"
+    headers = {**OPEN_WEBUI, "x-session-id": chat}
+    body = {"stream": True, "model": "support", "messages": [{"role": "user", "content": "hello"}]}
     async with serve(AGENT, scripts=SCRIPTS) as server:
-        assert (await post(server, body, {**OPEN_WEBUI, "x-session-id": "local:Zx8f_0aB-3"})).status == 200
+        for _ in range(2):
+            answer = await post(server, body, headers)
+            assert said(answer.frames) == "1 so far"
+            assert answer.headers["x-session-id"].startswith("api-")
+        assert (await server.get("/v1/sessions", headers=KEY)).json()["data"] == []
+        path = f"/v1/sessions/{chat}/chat/completions"  # whoever writes this means it
+        assert (await server.request("POST", path, json.dumps(body).encode(), headers=KEY)).headers[
+            "x-session-id"
+        ] == chat
+    async with serve(AGENT + "[sessions]\nskip_auxiliary = false\n", scripts=SCRIPTS) as server:
+        assert (await post(server, body, headers)).headers["x-session-id"] == chat
 
 
 async def test_librechat_sends_what_it_sends_to_openai(serve: Serve) -> None:

@@ -240,7 +240,8 @@ class SessionSettings(_Table, frozen=True, kw_only=True):
         when_busy: What becomes of a turn while another one of its session is under way: `wait` lets it wait for its turn, `refuse`
             answers 409 at once.
         max_waiting: Turns of one session that may wait; one more is answered 429 with Retry-After.
-        skip_auxiliary: Whether what chat UIs ask for themselves, as titles and tags, stays out of the session that it names.
+        skip_auxiliary: Whether what chat UIs ask for themselves, as titles and tags, stays out of the session that it names, and
+            whether Open WebUI's temporary chats name none.
     """
 
     when_busy: Literal["wait", "refuse"] = "wait"

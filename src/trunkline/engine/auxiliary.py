@@ -35,6 +35,15 @@ SUMMARIES = (
 """How the last message of a conversation begins that a UI has made shorter for itself."""
 
 
+TEMPORARY = ("temporary:", "local:")
+"""So begins what Open WebUI gives as the id of a chat that is kept nowhere, the second before 0.12."""
+
+
+def is_temporary(session_id: str) -> bool:
+    """Whether it names no conversation but the browser's connection: the next temporary chat has the same."""
+    return session_id.startswith(TEMPORARY)
+
+
 def is_auxiliary(request: Request) -> bool:
     """Whether no user has asked this."""
     last = request.items[-1] if request.items else None

@@ -18,7 +18,7 @@ from starlette.types import Scope
 from trunkline.config.environment import OVERRIDES
 from trunkline.config.profiles import Profile
 from trunkline.config.schema import ServerSettings
-from trunkline.engine.auxiliary import is_auxiliary
+from trunkline.engine.auxiliary import is_auxiliary, is_temporary
 from trunkline.model.errors import InvalidParameter, PermissionDenied
 from trunkline.model.items import Message, TextPart, text_of
 from trunkline.model.request import Request
@@ -54,11 +54,8 @@ def session_of(scope: Scope, request: Request, runtime: Runtime) -> tuple[Sessio
         extra = {name: value for name, value in request.extra.items() if name != MEMBER}
         request = msgspec.structs.replace(request, extra=extra)
     memory_key = _memory_key_of(scope, profile, runtime.settings)
-    session_id = scope.get("path_params", {}).get(MEMBER)
-    if session_id is not None:
-        session_id = checked_id(session_id, param=MEMBER)
-    else:
-        session_id = session_id_of(scope, profile)
+    in_path = scope.get("path_params", {}).get(MEMBER)
+    session_id = session_id_of(scope, profile) if in_path is None else checked_id(in_path, param=MEMBER)
     if session_id is None and in_body is not None:
         session_id = checked_id(profile.session_prefix + _text(in_body), param=MEMBER)
     if session_id is None:
@@ -69,7 +66,11 @@ def session_of(scope: Scope, request: Request, runtime: Runtime) -> tuple[Sessio
             f"whoever runs it sets {_key_variables(runtime.settings)}, or server.api_keys.",
             param=MEMBER,
         )
-    if session_id is not None and runtime.sessions.settings.skip_auxiliary and is_auxiliary(request):
+    if (
+        session_id is not None
+        and runtime.sessions.settings.skip_auxiliary
+        and (is_auxiliary(request) or (in_path is None and is_temporary(session_id)))
+    ):
         session_id = None
     return Session(id=session_id, memory_key=memory_key), request
 
