@@ -4,9 +4,7 @@ import msgspec
 
 from trunkline.engine.chaining import Chained
 from trunkline.model.request import Tool
-from trunkline.ports.stores import RunStatus, StoredItem, StoredResponse
-
-_ITEM_ID = msgspec.json.Decoder(dict[str, msgspec.Raw])
+from trunkline.ports.stores import RunStatus, StoredItem, StoredResponse, stored_item
 
 
 class _Ended(msgspec.Struct):
@@ -89,8 +87,4 @@ def conversation_items(response: StoredResponse, chained: Chained) -> list[Store
     """What a turn adds to its conversation: its input and, unless it failed, its output."""
     if chained.conversation_id is None or response.status == "failed":
         return []
-    return [_item(data) for data in (*chained.input, *(bytes(item) for item in _LIST.decode(response.output)))]
-
-
-def _item(data: bytes) -> StoredItem:
-    return StoredItem(id=msgspec.json.decode(_ITEM_ID.decode(data)["id"], type=str), data=data)
+    return [stored_item(data) for data in (*chained.input, *map(bytes, _LIST.decode(response.output)))]

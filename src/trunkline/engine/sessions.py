@@ -32,7 +32,7 @@ from trunkline.model.request import Request, Tool
 from trunkline.model.turn import Fold, Turn, TurnItem
 from trunkline.ports.backend import EventBatch
 from trunkline.ports.runtime import Clock
-from trunkline.ports.stores import SessionStore, StoredItem
+from trunkline.ports.stores import SessionStore, StoredItem, stored_item
 
 RETRY_AFTER_S = 1.0
 SLICE = 500
@@ -155,7 +155,7 @@ class Recorder:
         response_id = f"resp_{call.turn_id.replace('-', '_').rpartition('_')[2]}"  # what ids of items are derived from
         written: list[object] = [*input_items(self.own, response_id=response_id)]
         written += [write_output_item(item, response_id, logprobs=False) for item in said]
-        items = [_stored(one) for one in written if one is not None]
+        items = [stored_item(msgspec.json.encode(one)) for one in written if one is not None]
         try:
             extended = await self._store.extend(
                 call.tenant, call.named_session or "", items, now_s=int(self._clock.now_s()), new=not self.known
@@ -282,7 +282,7 @@ def _said(turn: Turn, request: Request) -> list[TurnItem]:
     answered = {
         one.item.call_id
         for one in items
-        if isinstance(one.item, FunctionCallOutput) and _is_whole(one.item, turn=whole)
+        if isinstance(one.item, FunctionCallOutput) and (whole or one.item.status != "incomplete")
     }
     tools = {tool.name for tool in request.tools if isinstance(tool, Tool)}
     said = []
@@ -299,19 +299,3 @@ def _said(turn: Turn, request: Request) -> list[TurnItem]:
             case _:
                 said.append(one)
     return said
-
-
-def _is_whole(output: FunctionCallOutput, *, turn: bool) -> bool:
-    return turn or output.status != "incomplete"
-
-
-def _stored(item: object) -> StoredItem:
-    data = msgspec.json.encode(item)
-    return StoredItem(id=_ID.decode(data).id, data=data)
-
-
-class _WithId(msgspec.Struct):
-    id: str
-
-
-_ID = msgspec.json.Decoder(_WithId)

@@ -24,6 +24,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from trunkline.model.errors import InvalidParameter
 from trunkline.ports.usage import UsageStore
 
 RunStatus = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
@@ -108,6 +109,18 @@ class StoredItem(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
+class _WithId(msgspec.Struct):
+    id: str
+
+
+_ITEM_ID = msgspec.json.Decoder(_WithId)
+
+
+def stored_item(data: bytes) -> StoredItem:
+    """The item of this JSON, under its own id."""
+    return StoredItem(_ITEM_ID.decode(data).id, data)
+
+
 class StoredSession(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A session; `metadata` is a JSON object, times are unix seconds.
 
@@ -164,6 +177,13 @@ class Page(msgspec.Struct, frozen=True):
     limit: int = 20
     order: Order = "desc"
     after: str | None = None
+
+
+def no_such_entry(after: str) -> InvalidParameter:
+    return InvalidParameter(
+        f"Invalid 'after': no entry {after[:200]!r} in this list to continue after; start again without it.",
+        param="after",
+    )
 
 
 class ResponseStore(Protocol):

@@ -1,21 +1,31 @@
 """Lists as the API shows them: a page, whether there is more, and the ids at its ends."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
-from trunkline.model.errors import InvalidParameter
-from trunkline.ports.stores import Page
+from trunkline.ports.stores import Page, no_such_entry
+
+
+class Listed(Protocol):
+    """What may stand in a list: something with an id, and its JSON."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def data(self) -> bytes: ...
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One member of a list: its id and its JSON."""
+    """What is written for a list alone."""
 
     id: str
     data: bytes
 
 
-def listing(entries: Sequence[Entry], *, limit: int) -> bytes:
+def listing(entries: Sequence[Listed], *, limit: int) -> bytes:
     """The list object for `entries`, of which there is one more than `limit` if there is a next page."""
     shown = entries[:limit]
     return msgspec.json.encode(
@@ -29,7 +39,7 @@ def listing(entries: Sequence[Entry], *, limit: int) -> bytes:
     )
 
 
-def paged(entries: Sequence[Entry], page: Page) -> Sequence[Entry]:
+def paged(entries: Sequence[Listed], page: Page) -> Sequence[Listed]:
     """The entries of one page of a list that is at hand whole, and one more if there is a next page."""
     ordered = entries if page.order == "asc" else entries[::-1]
     if page.after is None:
@@ -37,10 +47,7 @@ def paged(entries: Sequence[Entry], page: Page) -> Sequence[Entry]:
     for position, entry in enumerate(ordered):
         if entry.id == page.after:
             return ordered[position + 1 : position + 2 + page.limit]
-    raise InvalidParameter(
-        f"Invalid 'after': no entry {page.after[:200]!r} in this list to continue after; start again without it.",
-        param="after",
-    )
+    raise no_such_entry(page.after)
 
 
 def one_more(page: Page) -> Page:

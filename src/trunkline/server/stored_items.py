@@ -11,15 +11,8 @@ from trunkline.dialects.reading import Json
 from trunkline.model.errors import InvalidParameter
 from trunkline.model.ids import new_id
 from trunkline.model.items import Item, OpaqueItem
-from trunkline.ports.stores import StoredItem
+from trunkline.ports.stores import StoredItem, stored_item
 from trunkline.server.runtime import Runtime
-
-
-class _WithId(msgspec.Struct):
-    id: str
-
-
-_ITEM_ID = msgspec.json.Decoder(_WithId)
 
 
 def stored_items(value: Json, body: bytes, runtime: Runtime, *, member: str, at_most: int) -> Sequence[StoredItem]:
@@ -38,9 +31,8 @@ def stored_items(value: Json, body: bytes, runtime: Runtime, *, member: str, at_
         _refuse_reference(item, f"{member}[{position}]")
     stored: dict[str, StoredItem] = {}
     for one in input_items(items, response_id=new_id("item_", runtime.entropy)):
-        data = msgspec.json.encode(one)
-        item_id = _ITEM_ID.decode(data).id
-        stored.setdefault(item_id, StoredItem(item_id, data))
+        kept = stored_item(msgspec.json.encode(one))
+        stored.setdefault(kept.id, kept)
     return list(stored.values())
 
 

@@ -18,7 +18,7 @@ from trunkline.ports.stores import Store, StoredConversation, StoredItem
 from trunkline.server.body import read_body
 from trunkline.server.exchange import exchange_of
 from trunkline.server.json_response import send_json
-from trunkline.server.listing import Entry, listing, one_more
+from trunkline.server.listing import listing, one_more
 from trunkline.server.metadata import metadata_of, required_metadata_of
 from trunkline.server.methods import resource
 from trunkline.server.query import page_of
@@ -83,13 +83,13 @@ class ConversationItems:
             raise _not_found(conversation_id)
         # An item whose id was there already stayed as it was: what is shown is what is stored.
         stored = [await self._store.load_item(tenant, conversation_id, item.id) or item for item in items]
-        await send_json(_listed(stored, limit=MAX_ITEMS), send)
+        await send_json(listing(stored, limit=MAX_ITEMS), send)
 
     async def list(self, scope: Scope, receive: Receive, send: Send) -> None:
         page = page_of(scope)
         conversation = await _conversation(self._store, scope)
         items = await self._store.list_items(exchange_of(scope).tenant, conversation.id, one_more(page))
-        await send_json(_listed(items, limit=page.limit), send)
+        await send_json(listing(items, limit=page.limit), send)
 
     async def retrieve(self, scope: Scope, receive: Receive, send: Send) -> None:
         conversation, item_id = await _conversation(self._store, scope), scope["path_params"]["item_id"]
@@ -128,10 +128,6 @@ def _written(conversation: StoredConversation) -> bytes:
             "metadata": msgspec.Raw(conversation.metadata),
         }
     )
-
-
-def _listed(items: Sequence[StoredItem], *, limit: int) -> bytes:
-    return listing([Entry(item.id, item.data) for item in items], limit=limit)
 
 
 def _not_found(conversation_id: str) -> NotFound:

@@ -99,9 +99,7 @@ class SessionResources:
         page = page_of(scope, order="asc")
         session = await self._load(scope)
         items = await self._store.items(exchange_of(scope).tenant, session.id, one_more(page))
-        await send_json(
-            listing([Entry(item.id, item.data) for item in items], limit=page.limit), send, spaced=self._spaced
-        )
+        await send_json(listing(items, limit=page.limit), send, spaced=self._spaced)
 
     async def add_messages(self, scope: Scope, receive: Receive, send: Send) -> None:
         body, source = await self._read(scope, receive)
@@ -115,9 +113,7 @@ class SessionResources:
         with turn:
             if not await self._runtime.sessions.extend(tenant, session.id, items, member="messages"):
                 raise _not_found(session.id)
-        await send_json(
-            listing([Entry(item.id, item.data) for item in items], limit=len(items)), send, spaced=self._spaced
-        )
+        await send_json(listing(items, limit=len(items)), send, spaced=self._spaced)
 
     async def _read(self, scope: Scope, receive: Receive) -> tuple[bytes, Object]:
         """The body, for which nothing at all is as good as an empty object."""

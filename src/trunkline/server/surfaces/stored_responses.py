@@ -7,22 +7,15 @@ from starlette.types import Receive, Scope, Send
 from trunkline.dialects.runs import response_id_of
 from trunkline.model import events as ev
 from trunkline.model.errors import InvalidParameter, NotFound, RequestError
-from trunkline.ports.stores import Store, StoredResponse
+from trunkline.ports.stores import Store, StoredResponse, stored_item
 from trunkline.server.exchange import exchange_of, header
 from trunkline.server.json_response import send_json
-from trunkline.server.listing import Entry, listing, paged
+from trunkline.server.listing import listing, paged
 from trunkline.server.log_stream import last_event_id, stream_log
 from trunkline.server.query import flag_of, integer_of, page_of, query_of
 from trunkline.server.runtime import ResponseState, Runtime
 
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-class _WithId(msgspec.Struct):
-    id: str
-
-
-_ITEM_ID = msgspec.json.Decoder(_WithId)
 
 
 class RetrieveResponse:
@@ -110,8 +103,8 @@ class ListInputItems:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = await load(self._state.store, exchange_of(scope).tenant, response_id_of(scope["path_params"]["id"]))
         page = page_of(scope)
-        entries = [Entry(_ITEM_ID.decode(item).id, bytes(item)) for item in _ITEMS.decode(response.input)]
-        await send_json(listing(paged(entries, page), limit=page.limit), send)
+        items = [stored_item(bytes(item)) for item in _ITEMS.decode(response.input)]
+        await send_json(listing(paged(items, page), limit=page.limit), send)
 
 
 async def load(store: Store, tenant: str, response_id: str) -> StoredResponse:

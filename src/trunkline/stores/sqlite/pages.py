@@ -1,7 +1,6 @@
 """Where a page of a list begins: at one of its ends, or behind an entry of it."""
 
-from trunkline.model.errors import InvalidParameter
-from trunkline.ports.stores import Page
+from trunkline.ports.stores import Page, no_such_entry
 from trunkline.stores.sqlite.worker import Session
 
 BEYOND = 2**63 - 1
@@ -16,9 +15,6 @@ def start_of(session: Session, page: Page, position: str, values: tuple[object, 
         return BEYOND if page.order == "desc" else 0
     found = session.execute(position, values).fetchone()
     if found is None:
-        raise InvalidParameter(
-            f"Invalid 'after': no entry {page.after[:200]!r} in this list to continue after; start again without it.",
-            param="after",
-        )
+        raise no_such_entry(page.after)
     start: int = found[0]
     return start
