@@ -193,7 +193,9 @@ Its clients' own resources, beside those of every profile:
 | POST | `/api/sessions/{session_id}/chat` | One turn: `message` or `input`, and `system_message` or `instructions`. |
 | POST | `/api/sessions/{session_id}/chat/stream` | The same as events: `run.started` to `run.completed` or `error`, `done`. |
 | GET | `/v1/skills`, `/v1/toolsets` | Empty lists: what an agent can do is its own affair. |
-| any | `/api/jobs` and below | 501: no jobs are kept. |
+| any | `/api/jobs` and below, `/api/cron/fire` | 501: no jobs are kept. |
+| POST | `/api/platforms/{platform}/events` | 503 `platform_unavailable`: no chat platform is connected. |
+| any | `/p/{profile}/…` | 404 `profile_not_found`: several agents are several models here. |
 
 They are the sessions of [/v1/sessions](sessions.md): what one client says there, another reads here. What is said here is
 kept whatever answers, a model server too. `message_count` counts calls of tools and their outputs one by one. Counts of
@@ -202,7 +204,7 @@ fails before the first event of `chat/stream` is a status. As with the header, a
 asks for a key. Members of a turn's body that are none of these are those of a chat completion. A turn that asks has
 `approval.request` with a `run_id`, by which `POST /v1/runs/{id}/approval` answers.
 
-Not here: `/api/platforms`, `/api/cron` and mirrors below `/p/`. `/v1/capabilities` lists what there is.
+`/v1/capabilities` lists what there is.
 `API_SERVER_ENABLED` is not read: a server that is started is enabled.
 """,
     "nanobot": """For clients of the API server of nanobot. Its agents are served as they are (see [agents](agents.md)).

@@ -416,6 +416,26 @@ async def test_jobs_are_not_kept(keyed: Serving, method: str, path: str) -> None
     assert (reply.status, reply.json()) == (501, {"error": "Cron module not available"})
 
 
+async def test_jobs_are_not_fired_either(keyed: Serving) -> None:
+    reply = await keyed.request("POST", "/api/cron/fire", b'{"job_id": "0123456789ab"}', headers=AUTH)
+    assert (reply.status, reply.json()) == (501, {"error": "Cron module not available"})
+
+
+async def test_no_chat_platform_is_connected(keyed: Serving) -> None:
+    reply = await keyed.request("POST", "/api/platforms/google_chat/events", b"{}", headers=AUTH)
+    assert (reply.status, reply.error["code"]) == (503, "platform_unavailable")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/v1/models"), ("POST", "/v1/chat/completions"), ("DELETE", "/x")]
+)
+async def test_there_are_no_profiles_below_a_path(keyed: Serving, method: str, path: str) -> None:
+    reply = await keyed.request(method, f"/p/lucas{path}", headers=AUTH)
+    assert (reply.status, reply.error["code"]) == (404, "profile_not_found")
+    assert "'/p/lucas'" in reply.error["message"]
+    assert (await keyed.request(method, f"/p/lucas{path}")).status == 401
+
+
 async def test_capabilities_name_what_is_here(keyed: Serving) -> None:
     told = (await keyed.get("/v1/capabilities", headers=AUTH)).json()
     names = ("session_resources", "session_chat", "session_chat_streaming", "session_fork", "skills_api")
@@ -426,7 +446,7 @@ async def test_capabilities_name_what_is_here(keyed: Serving) -> None:
 
 
 async def test_no_other_profile_has_them(echo: Serving) -> None:
-    for path in ("/api/sessions", "/api/jobs", "/v1/skills", "/v1/toolsets"):
+    for path in ("/api/sessions", "/api/jobs", "/v1/skills", "/v1/toolsets", "/api/cron/fire", "/p/lucas/v1/models"):
         assert (await echo.get(path)).status == 404
     told = (await echo.get("/v1/capabilities")).json()
     assert told["endpoints"]["sessions"]["path"] == "/v1/sessions"

@@ -14,7 +14,7 @@ from trunkline.model.errors import ConfigError
 from trunkline.model.request import ToolEvents
 
 ModelChoice = Literal["known", "first", "any"]
-ExtraSurface = Literal["/api/sessions", "/api/jobs", "/v1/skills", "/v1/toolsets"]
+ExtraSurface = Literal["/api/sessions", "/api/jobs", "/api/cron", "/api/platforms", "/v1/skills", "/v1/toolsets", "/p"]
 
 _OPEN = frozenset({"/health", "/health/detailed", "/health/ready", "/v1/health"})
 
@@ -224,7 +224,7 @@ PROFILES = MappingProxyType(
                 "idempotency.max_answers": 1000,
             },
             min_key_characters=16,
-            surfaces=("/api/sessions", "/api/jobs", "/v1/skills", "/v1/toolsets"),
+            surfaces=("/api/sessions", "/api/jobs", "/api/cron", "/api/platforms", "/v1/skills", "/v1/toolsets", "/p"),
             tool_emojis=_HERMES_EMOJIS,
             placeholder_keys=frozenset(
                 {
