@@ -24,7 +24,7 @@ def node_of(name: str) -> Node | None:
     """The Node.js that runs a client."""
     if name not in NEWER_NODE:
         return find_node()
-    return machine_node(NEWER_NODE[name]) or packaged_node(PYTHON_CLIENTS)
+    return machine_node(NEWER_NODE[name]) or packaged_node() or packaged_node(PYTHON_CLIENTS)
 
 
 def run(*command: str | Path, cwd: Path, node: Node | None = None) -> bool:

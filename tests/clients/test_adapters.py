@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from openai import AsyncOpenAI, InternalServerError
 
 from scripts.node import ROOT
-from tests.clients.install import HERE
+from tests.clients.install import HERE, environment
 from tests.clients.programs import listening, python_of, run
 from tests.serving import Serving, eventually, serving
 
@@ -132,6 +133,20 @@ async def test_an_adapter(framework: str, model: Serving, tmp_path: Path) -> Non
     out = await run(python_of("adapters"), trial, framework, f"{model.url}/v1", home=tmp_path)
     assert json.loads(out) == {**SEEN, **BY_FRAMEWORK[framework]}
     await eventually(lambda: model.backend().active == 0)  # also what was left half-way
+
+
+async def test_the_adapters_fit_the_frameworks_types(tmp_path: Path) -> None:
+    """`make lint` does without the frameworks. Here they are, so their types count, for us and for who passes us an agent."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    settings |= {"files": [], "overrides": [], "mypy_path": [str(ROOT / "src")], "follow_imports": "silent"}
+    lines = [
+        f"{key} = {','.join(value) if isinstance(value, list) else value}" for key, value in settings.items() if value
+    ]
+    (tmp_path / "mypy.ini").write_text("\n".join(["[mypy]", *lines]))
+    checked = (ROOT / "src" / "trunkline" / "adapters", HERE / "adapters" / "typed.py")
+    cache = ("--cache-dir", environment("adapters") / "mypy_cache", "--config-file", tmp_path / "mypy.ini")
+    out = await run(python_of("adapters"), "-m", "mypy", *cache, *checked, home=tmp_path)
+    assert out.startswith("Success")
 
 
 @contextlib.asynccontextmanager

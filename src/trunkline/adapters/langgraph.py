@@ -11,8 +11,9 @@ that interrupts itself asks the client in words, and goes on with what the sessi
 """
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from typing import Any, TypeAlias, cast
 from urllib.parse import quote
 
 import msgspec
@@ -21,11 +22,13 @@ from langchain_core.messages import (
     AIMessageChunk,
     BaseMessage,
     HumanMessage,
+    MessageLikeRepresentation,
     RemoveMessage,
     ToolMessage,
     convert_to_messages,
 )
 from langchain_core.messages.ai import UsageMetadata, add_usage
+from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphRecursionError
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.graph.state import CompiledStateGraph
@@ -48,6 +51,8 @@ from trunkline.model.errors import AgentIncomplete
 
 __all__ = ["as_agent"]
 
+Graph: TypeAlias = CompiledStateGraph[Any, Any, Any, Any]
+"""Of any state and context; without a parameter it would be of none."""
 INSTRUCTIONS_ID = "trunkline-instructions"
 """The same in every turn, so that a thread has its instructions once."""
 
@@ -55,7 +60,7 @@ _DERIVED = re.compile(r"api-[0-9a-f]{16}")
 
 
 def as_agent(
-    graph: CompiledStateGraph, *, context: Callable[[Turn], object] | None = None
+    graph: Graph, *, context: Callable[[Turn], object] | None = None
 ) -> Callable[[Turn], AsyncIterator[Output]]:
     """The agent that runs this graph.
 
@@ -67,7 +72,7 @@ def as_agent(
 
     async def agent(turn: Turn) -> AsyncIterator[Output]:
         named = turn.session_id is not None and not _DERIVED.fullmatch(turn.session_id)
-        config = {
+        config: RunnableConfig = {
             "configurable": {
                 # Quoted, the tenant's name has no colon: two pairs are never one thread.
                 **({"thread_id": f"{quote(turn.tenant, safe='')}:{turn.session_id}"} if named else {}),
@@ -85,8 +90,8 @@ def as_agent(
             subgraphs=True,
         )
         try:
-            async with aclosing(steps):
-                async for _, mode, data in steps:
+            async with aclosing(cast("AsyncGenerator[tuple[object, str, Any], None]", steps)) as parts:
+                async for _, mode, data in parts:
                     for output in answer.message(data[0]) if mode == "messages" else answer.updates(data):
                         yield output
         except GraphRecursionError as error:
@@ -116,9 +121,9 @@ class _Answer:
             return
         for block in message.content_blocks:
             match block:
-                case {"type": "text", "text": text}:
+                case {"type": "text", "text": str(text)}:
                     yield text
-                case {"type": "reasoning", "reasoning": text}:
+                case {"type": "reasoning", "reasoning": str(text)}:
                     yield Reasoning(text)
                 case _:  # calls come whole with the updates
                     pass
@@ -133,7 +138,7 @@ class _Answer:
                 continue
             for message in _messages(update):
                 if not isinstance(message, BaseMessage):  # as a tuple or a mapping, which is not streamed as a message
-                    (written,) = convert_to_messages([message])
+                    (written,) = convert_to_messages([cast("MessageLikeRepresentation", message)])
                     yield from self.message(written)
                     self._unnamed.append(written.text)
                 elif isinstance(message, AIMessage):
@@ -179,7 +184,7 @@ def _usage(counted: UsageMetadata) -> Usage:
     )
 
 
-async def _input(graph: CompiledStateGraph, turn: Turn, config: Mapping[str, object]) -> object:
+async def _input(graph: Graph, turn: Turn, config: RunnableConfig) -> object:
     """What the graph starts with: the conversation, what is new of it, or the answer to what it asked."""
     instructions = (
         [{"role": "system", "content": turn.instructions, "id": INSTRUCTIONS_ID}] if turn.instructions else []

@@ -7,6 +7,8 @@ stay among the agents.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
+from functools import partial
+from typing import cast
 
 import msgspec
 from agents import (
@@ -21,6 +23,7 @@ from agents import (
     StreamEvent,
     ToolCallItem,
     ToolCallOutputItem,
+    TResponseInputItem,
 )
 from agents import Usage as TheirUsage
 
@@ -67,17 +70,15 @@ def as_agent(
 
     async def agent(turn: Turn) -> AsyncIterator[Output]:
         answer = _Answer()
-        settings = {"max_turns": max_turns, "run_config": run_config}
-        run = Runner.run_streamed(
-            starting_agent, _input(turn), context=turn if context is None else context(turn), **settings
-        )
+        start = partial(Runner.run_streamed, starting_agent, max_turns=max_turns, run_config=run_config)
+        run = start(_input(turn), context=turn if context is None else context(turn))
         while True:
             async with aclosing(_streamed(run, answer)) as outputs:
                 async for output in outputs:
                     yield output
             if not run.interruptions:
                 break
-            run = Runner.run_streamed(starting_agent, await _decided(run, turn), **settings)
+            run = start(await _decided(run, turn))
         for output in answer.final(run.final_output):
             yield output
         counted = run.context_wrapper.usage
@@ -124,9 +125,9 @@ class _Answer:
         if event.type == "raw_response_event":
             if event.data.type in _TEXT:
                 self._said = True
-                yield event.data.delta
+                yield _field(event.data, "delta")
             elif event.data.type in _THOUGHT:
-                yield Reasoning(event.data.delta)
+                yield Reasoning(_field(event.data, "delta"))
         elif event.type == "run_item_stream_event":
             match event.item:
                 case ToolCallItem() as call:
@@ -173,7 +174,7 @@ def _usage(counted: TheirUsage) -> Usage:
     )
 
 
-def _input(turn: Turn) -> list[object]:
+def _input(turn: Turn) -> list[TResponseInputItem]:
     """The conversation as items of the Responses API."""
     items: list[object] = [{"role": "system", "content": turn.instructions}] if turn.instructions else []
     for message in turn.messages:
@@ -182,7 +183,7 @@ def _input(turn: Turn) -> list[object]:
         last = max(index for index, item in enumerate(items) if isinstance(item, dict) and item.get("role") == "user")
         content = [{"type": "input_text", "text": turn.input}, *map(_part, turn.attachments)]
         items[last] = {"role": "user", "content": content}
-    return items
+    return cast("list[TResponseInputItem]", items)
 
 
 def _items(message: ChatMessage) -> Iterator[dict[str, object]]:

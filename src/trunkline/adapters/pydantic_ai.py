@@ -6,6 +6,7 @@ is no text is sent as JSON. A tool that requires approval asks through the turn,
 
 import base64
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, TypeAlias
 
 import msgspec
 from pydantic_ai import (
@@ -58,9 +59,12 @@ from trunkline.model.errors import AgentIncomplete
 
 __all__ = ["as_agent"]
 
+FrameworkAgent: TypeAlias = AbstractAgent[Any, Any]
+"""Of any dependencies and output; without a parameter it would be of text alone."""
+
 
 def as_agent(
-    framework_agent: AbstractAgent,
+    framework_agent: FrameworkAgent,
     *,
     deps: Callable[[Turn], object] | None = None,
     usage_limits: UsageLimits | None = None,
