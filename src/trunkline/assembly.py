@@ -82,17 +82,37 @@ def assemble(
     backends = build_endpoints(config, base_dir=base_dir, agents=agents, clock=clock, entropy=entropy)
     endpoints = tuple([endpoint for of_backend in backends.values() for endpoint in of_backend])
     catalog, balancer = Catalog(endpoints, clock=clock), Balancer()
-    router = _router(config, backends, catalog, profile, only_model_answers=only_model_answers)
+    router = Router(
+        backends,
+        config.models,
+        catalog,
+        default_model=_default_model(config, profile),
+        choice=profile.model_choice,
+        unknown_status=profile.unknown_model_status,
+        only_model_answers=only_model_answers,
+    )
     store = sqlite.build(
         config.store, base_dir=base_dir, clock=clock, keyed=config.idempotency, max_run_age_s=config.runs.keep_s
     )
     usage_meter = UsageMeter(store, clock=clock)
     access_log = AccessLog(sys.stderr) if config.server.access_log else None
     accounts = Accounts(usage_meter, access_log, clock=clock)
-    cache = _answer_cache(config, base_dir=base_dir, clock=clock, entropy=entropy, accounts=accounts)
+    embedder = build_embedder(config.cache, base_dir=base_dir)
+    cache = AnswerCache(config.cache, config.models, clock=clock, entropy=entropy, accounts=accounts, embedder=embedder)
     approvals = ApprovalRegistry()
     sessions = Sessions(store.sessions, config.sessions, clock=clock)
-    gateway = _gateway(router, balancer, cache, approvals, sessions, profile, clock=clock, entropy=entropy)
+    gateway = Gateway(
+        router,
+        balancer,
+        cache,
+        approvals,
+        sessions,
+        clock=clock,
+        entropy=entropy,
+        # A profile that spaces its JSON needs every frame written anew; bytes of an upstream would not be.
+        may_relay=not profile.json_spacing,
+        lightens=profile.lightens_requests,
+    )
     chaining = Chaining(store, inherits_instructions=profile.inherits_instructions, max_messages=profile.max_messages)
     responses_codec = ResponsesSurface(profile, now=clock.now_s, tool_events=config.server.tool_events)
     lag, process = LoopLag(), Process(started_at=clock.now_s())
@@ -178,25 +198,6 @@ def _routes(
     ]
 
 
-def _router(
-    config: Config,
-    backends: Mapping[str, Sequence[Endpoint]],
-    catalog: Catalog,
-    profile: Profile,
-    *,
-    only_model_answers: bool,
-) -> Router:
-    return Router(
-        backends,
-        config.models,
-        catalog,
-        default_model=_default_model(config, profile),
-        choice=profile.model_choice,
-        unknown_status=profile.unknown_model_status,
-        only_model_answers=only_model_answers,
-    )
-
-
 def _default_model(config: Config, profile: Profile) -> str | None:
     """The model of a request that names none, as far as that is known before anybody is asked."""
     if config.server.default_model is not None or profile.model_choice == "known":
@@ -208,36 +209,6 @@ def only_agent_name(config: Config, profile: Profile) -> str | None:
     """What the only Python agent is called; None where that is for its target to say, or there is another."""
     agent_count = sum(isinstance(settings, PythonSettings) for settings in config.backends.values())
     return config.server.model_name or (profile.agent_name if agent_count == 1 else None)
-
-
-def _gateway(
-    router: Router,
-    balancer: Balancer,
-    cache: AnswerCache,
-    approvals: ApprovalRegistry,
-    sessions: Sessions,
-    profile: Profile,
-    *,
-    clock: Clock,
-    entropy: Entropy,
-) -> Gateway:
-    return Gateway(
-        router,
-        balancer,
-        cache,
-        approvals,
-        sessions,
-        clock=clock,
-        entropy=entropy,
-        # A profile that spaces its JSON needs every frame written anew; bytes of an upstream would not be.
-        may_relay=not profile.json_spacing,
-        lightens=profile.lightens_requests,
-    )
-
-
-def _answer_cache(config: Config, *, base_dir: Path, clock: Clock, entropy: Entropy, accounts: Accounts) -> AnswerCache:
-    embedder = build_embedder(config.cache, base_dir=base_dir)
-    return AnswerCache(config.cache, config.models, clock=clock, entropy=entropy, accounts=accounts, embedder=embedder)
 
 
 def build_endpoints(

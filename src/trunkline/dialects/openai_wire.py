@@ -5,7 +5,7 @@ Not a dialect: pieces that mean the same in both, written once so that the diale
 
 import re
 from collections.abc import Sequence
-from typing import TypeGuard, cast
+from typing import TypeGuard
 
 import msgspec
 
@@ -137,10 +137,9 @@ def read_error(status: int, source: Json) -> BackendError:
             value if isinstance(value, str) else None
             for value in (source.get("type"), source.get("code"), source.get("param"))
         )
-        if isinstance(source.get("code"), int) and 400 <= cast("int", source["code"]) <= 599 and status == 200:
-            status = cast(
-                "int", source["code"]
-            )  # llama.cpp and vLLM put the status they mean into a stream's error object
+        meant = source.get("code")
+        if status == 200 and type(meant) is int and 400 <= meant <= 599:
+            status = meant  # llama.cpp and vLLM put the status they mean into a stream's error object
     elif isinstance(source, str) and source:
         message = source
     message = message[:2000]

@@ -16,7 +16,7 @@ gets that run, whatever has become of it.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Literal
 
 import msgspec
@@ -38,6 +38,8 @@ Place = tuple[str, str]
 """A tenant and its key."""
 How = Literal["made", "joined", "replayed"]
 Ask = Callable[[Call], Awaitable[Source]]
+Create = Callable[[], Coroutine[None, None, str]]
+"""Creates a response and gives its id."""
 logger = logging.getLogger("trunkline.engine")
 
 
@@ -47,11 +49,13 @@ class Work(msgspec.Struct, frozen=True):
     Attributes:
         keep: keeps what has ended, at that time; raises StoreError, and then it has failed.
         turn: closed when all is kept.
+        ask: gives the answer where that is not the gateway alone.
     """
 
     call: Call
     keep: Callable[[Turn, float], Awaitable[None]] | None
     turn: contextlib.ExitStack
+    ask: Ask | None = None
 
 
 Prepare = Callable[[Outcome], Awaitable[Work]]
@@ -74,7 +78,7 @@ class Given(msgspec.Struct, frozen=True):
 
 
 class _Answering:
-    """An answer under way. `replaced`: its key now stands for something else."""
+    """An answer under way. `work` is what is answered, once that is ready; `ended_s` is set when it has ended."""
 
     def __init__(self, fingerprint: bytes) -> None:
         self.fingerprint = fingerprint
@@ -140,6 +144,7 @@ class Idempotency:
         Raises Conflict for a key that stands for another request, StoreError, and what `prepare` raises.
         """
         place = (call.tenant, key.key)
+        how: How = "made"
         with await self._look(place):
             one = self._found(place, key)
             if one is None:
@@ -147,7 +152,7 @@ class Idempotency:
                 if kept is not None:
                     return _replayed(call, kept)
                 one = self._begin(call, place, key, prepare)
-                reader, how = one.flight.join(own=call.outcome), "made"
+                reader = one.flight.join(own=call.outcome)
             else:
                 assert isinstance(one, _Answering), "what is asked in the background is asked by another body"
                 reader, how = one.flight.join(), "joined"
@@ -170,19 +175,20 @@ class Idempotency:
         clock = self._clock
         return Given(
             answering.work.call,
-            "made" if how == "made" else "joined",
+            how,
             lambda: answering.ended_s or clock.now_s(),
             opened,
         )
 
-    async def once(self, tenant: str, key: IdempotencyKey, create: Callable[[], Awaitable[str]]) -> tuple[str, How]:
+    async def once(self, tenant: str, key: IdempotencyKey, create: Create) -> tuple[str, How]:
         """The id of the response that was created under this key. `create` stores the key with it, and runs in no client's task.
 
         Raises Conflict for a key that stands for another request, StoreError, and what `create` raises.
         """
         place = (tenant, key.key)
+        how: How = "joined"
         with await self._look(place):
-            one, how = self._found(place, key), "joined"
+            one = self._found(place, key)
             if one is None:
                 kept = await self._kept(tenant, key)
                 if kept is not None and await self._store.load_response(tenant, kept.answer_id) is not None:
@@ -190,7 +196,7 @@ class Idempotency:
                 one, how = self._create(place, key, create), "made"
             assert isinstance(one, _Creating), "what is asked in the background is asked by another body"
         try:
-            return await asyncio.shield(one.task), "made" if how == "made" else "joined"
+            return await asyncio.shield(one.task), how
         finally:
             del one  # its task holds its error, whose traceback holds this frame
 
@@ -214,11 +220,8 @@ class Idempotency:
             raise _reused(key.key)
         return None
 
-    def _create(self, place: Place, key: IdempotencyKey, create: Callable[[], Awaitable[str]]) -> _Creating:
-        async def creation() -> str:
-            return await create()
-
-        one = _Creating(key.fingerprint, asyncio.create_task(creation(), name="create once"))
+    def _create(self, place: Place, key: IdempotencyKey, create: Create) -> _Creating:
+        one = _Creating(key.fingerprint, asyncio.create_task(create(), name="create once"))
 
         def over(task: asyncio.Task[str]) -> None:
             self._forget(place, one)
@@ -237,7 +240,7 @@ class Idempotency:
             one.work = await prepare(outcome)
             outcome.model = one.work.call.request.model
             one.flight.tell()
-            return await self._ask(one.work.call)
+            return await (one.work.ask or self._ask)(one.work.call)
 
         async def ended(_: Flight, recorder: Recorder | None) -> None:
             try:

@@ -7,6 +7,7 @@ is published that is not stored.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from trunkline.dialects.openai_responses.emitter import Emitted
 from trunkline.engine.run_log import Frames, RunLog
@@ -73,7 +74,7 @@ class Pump:
             if not events:
                 continue
             try:
-                if not await patiently(lambda written=events: self._write(written)):  # type: ignore[misc]
+                if not await patiently(partial(self._write, events)):
                     return
             except StoreError as error:
                 self.failure = error

@@ -1,4 +1,4 @@
-"""Work that outlives its request: background responses.
+"""Work that outlives its request: background responses, which are runs too.
 
     queued ── a slot ──▶ in_progress ── the backend's last event ──▶ completed | incomplete | failed
       ▲└──────────────── cancel ─────────────────┴──▶ cancelled

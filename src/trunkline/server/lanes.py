@@ -94,8 +94,7 @@ class Lanes(Generic[Job]):
                 continue
             grace_s = 0.0 if lane.at_work is None else lane.at_work.grace_s
             if grace_s:
-                ending = asyncio.get_running_loop().call_later(grace_s, lane.task.cancel)
-                lane.task.add_done_callback(lambda _, ending=ending: ending.cancel())  # type: ignore[misc]
+                _end_within(grace_s, lane.task)
             else:
                 lane.task.cancel()
 
@@ -118,3 +117,8 @@ class Lanes(Generic[Job]):
         self._waiting -= len(lane.waiting)
         self._waiting_bytes -= sum([job.size_bytes for job in lane.waiting])
         lane.waiting.clear()
+
+
+def _end_within(grace_s: float, task: asyncio.Task[None]) -> None:
+    ending = asyncio.get_running_loop().call_later(grace_s, task.cancel)
+    task.add_done_callback(lambda _: ending.cancel())
