@@ -225,6 +225,32 @@ async def test_a_session_is_kept_here_whatever_answers(serve: Serve) -> None:
         assert len((await send(server, "GET", "/s1/messages")).json()["data"]) == 6
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["agent", "model"])
+async def test_a_turn_that_is_asked_for_twice_is_one(serve: Serve, *, kept: bool) -> None:
+    headers = {**AUTH, "idempotency-key": "k1"}
+    body = json.dumps({"message": "Hello"}).encode()
+    async with serve(toml(key=True) + ("" if kept else "sessions = false\n")) as server:
+        await made(server, id="s1")
+        first, second = [await server.request("POST", "/api/sessions/s1/chat", body, headers=headers) for _ in range(2)]
+        assert first.json() == second.json()
+        assert second.headers["x-trunkline-idempotent"] == "replayed"
+        assert len((await send(server, "GET", "/s1/messages")).json()["data"]) == 2
+        other = await server.request("POST", "/api/sessions/s1/chat", b'{"message": "Bye"}', headers=headers)
+        assert other.json()["message"]["content"] == "You said: Bye"
+
+
+async def test_a_stream_that_broke_can_be_asked_for_again(keyed: Serving) -> None:
+    await made(keyed, id="s1")
+    path, headers = "/api/sessions/s1/chat/stream", {**AUTH, "idempotency-key": "k1"}
+    once, again = [
+        named_events((await keyed.request("POST", path, b'{"message": "tool"}', headers=headers)).body)
+        for _ in range(2)
+    ]
+    assert [name for name, _ in once] == [name for name, _ in again]
+    assert {data["run_id"] for _, data in (*once, *again)} == {once[0][1]["run_id"]}
+    assert len((await send(keyed, "GET", "/s1/messages")).json()["data"]) == 4
+
+
 async def test_instructions_are_the_sessions_and_the_turns(keyed: Serving) -> None:
     await made(keyed, id="s1", system_prompt="Be a pirate.")
     for name in ("system_message", "instructions"):

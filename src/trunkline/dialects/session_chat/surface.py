@@ -1,4 +1,5 @@
-"""The dialect in front, for one exchange: it knows the session, and the turn by which its events call themselves.
+"""The dialect in front, for one exchange: it knows the session. Its events call themselves by the turn, `resp_…`, whose run is
+called `run_…`, by which questions are answered.
 
     run.started  message.started
     assistant.delta  tool.progress  tool.started  tool.completed  tool.failed  approval.request  approval.responded
@@ -37,7 +38,6 @@ class SessionChatSurface:
     Args:
         chat: reads what a message may consist of, and writes errors.
         session_id: whose turn it is; `system`: what its instructions are.
-        turn_id: `resp_…`; its run is called `run_…`, by which questions are answered.
         now: unix seconds.
     """
 
@@ -50,7 +50,6 @@ class SessionChatSurface:
         profile: Profile,
         *,
         session_id: str,
-        turn_id: str,
         system: str | None,
         stream: bool,
         now: Callable[[], float],
@@ -59,7 +58,6 @@ class SessionChatSurface:
         self._spaced = profile.json_spacing
         self._chat = chat
         self._session_id = session_id
-        self._turn_id = turn_id
         self._system = system
         self._stream = stream
         self._now = now
@@ -78,9 +76,7 @@ class SessionChatSurface:
         return msgspec.structs.replace(request, places=chat.places)
 
     def encoder(self, request: Request) -> "SessionStream":
-        return SessionStream(
-            request, session_id=self._session_id, turn_id=self._turn_id, now=self._now, spaced=self._spaced
-        )
+        return SessionStream(request, session_id=self._session_id, now=self._now, spaced=self._spaced)
 
     def encode_turn(self, turn: Turn, request: Request) -> bytes:
         written: _Members = {
@@ -102,12 +98,9 @@ class SessionChatSurface:
 class SessionStream:
     """Events of one answer to the bytes of its stream."""
 
-    def __init__(
-        self, request: Request, *, session_id: str, turn_id: str, now: Callable[[], float], spaced: bool
-    ) -> None:
-        unique = turn_id.rpartition("_")[2]
-        self._message_id = f"msg_{unique}"
-        self._whose = {"session_id": session_id, "run_id": f"run_{unique}"}
+    def __init__(self, request: Request, *, session_id: str, now: Callable[[], float], spaced: bool) -> None:
+        self._message_id = ""
+        self._whose = {"session_id": session_id}
         self._request = request
         self._now = now
         self._spaced = spaced
@@ -127,7 +120,7 @@ class SessionStream:
                     return b""
                 return self._frame("tool.progress", tool_name=THINKING, delta=event.text)
             case ev.TurnStarted():
-                return self._started()
+                return self._started(event.turn_id)
             case ev.ItemStarted(choice=0):
                 self._shown.add(event.index)
                 if event.kind == "function_call" and event.call_id is not None:
@@ -150,7 +143,10 @@ class SessionStream:
             case _:
                 return b""
 
-    def _started(self) -> bytes:
+    def _started(self, turn_id: str) -> bytes:
+        unique = turn_id.rpartition("_")[2]
+        self._message_id = f"msg_{unique}"
+        self._whose["run_id"] = f"run_{unique}"
         asked = [item for item in self._request.items if isinstance(item, Message) and item.role == "user"][-1:]
         content = content_of(asked[0].content) if asked else ""
         return self._frame("run.started", user_message={"role": "user", "content": content}) + self._frame(

@@ -7,6 +7,7 @@ said first, and it is kept whatever answers.
 """
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Mapping
 
@@ -21,6 +22,7 @@ from trunkline.dialects.reading import Object
 from trunkline.dialects.session_chat import SessionChatSurface, messages_of, stored_message
 from trunkline.engine.call import Call
 from trunkline.engine.gateway import Answer
+from trunkline.engine.idempotency import Work
 from trunkline.model.errors import InvalidParameter, NotFound
 from trunkline.model.ids import new_id
 from trunkline.model.items import Item, Message, text_of
@@ -29,10 +31,12 @@ from trunkline.server.answering import Answerer
 from trunkline.server.body import read_body
 from trunkline.server.exchange import exchange_of
 from trunkline.server.json_response import send_json
+from trunkline.server.keyed import answer_once, key_of
 from trunkline.server.methods import resource
 from trunkline.server.query import integer_of, query_of
 from trunkline.server.runtime import Runtime
 from trunkline.server.session import announce, checked_id, session_of
+from trunkline.telemetry.outcome import Outcome
 
 PATH = "/api/sessions"
 SOURCE = "api_server"
@@ -222,12 +226,11 @@ class HermesChat:
         runtime, exchange = self._runtime, exchange_of(scope)
         body = await read_body(scope, receive, limit_bytes=runtime.settings.max_body_bytes)
         kept = await _load(self._store, scope)
-        metadata, turn_id = _metadata_of(kept), new_id("resp_", runtime.entropy)
+        metadata = _metadata_of(kept)
         codec = SessionChatSurface(
             self._chat,
             runtime.profile,
             session_id=kept.id,
-            turn_id=turn_id,
             system=metadata.get("system_prompt"),
             stream=self._stream,
             now=runtime.clock.now_s,
@@ -242,7 +245,7 @@ class HermesChat:
             body=None,
             own_items=request.items,
             dialect=codec.name,
-            turn_id=turn_id,
+            turn_id=new_id("resp_", runtime.entropy),
             created_at=int(runtime.clock.now_s()),
             request_id=exchange.request_id,
             tenant=exchange.tenant,
@@ -253,7 +256,25 @@ class HermesChat:
             own_ids=True,
         )
         answerer = Answerer(runtime.gateway, codec, keepalive_s=runtime.settings.keepalive_s)
-        await answerer.respond(call, exchange, receive, send, ask=self._ask)
+        key = key_of(scope, runtime, body)
+        if key is None:
+            await answerer.respond(call, exchange, receive, send, ask=self._ask)
+            return
+
+        async def prepare(outcome: Outcome) -> Work:
+            return Work(msgspec.structs.replace(call, outcome=outcome), None, contextlib.ExitStack(), ask=self._ask)
+
+        await answer_once(
+            runtime,
+            key,
+            call,
+            prepare,
+            exchange=exchange,
+            receive=receive,
+            send=send,
+            answerer=lambda _: answerer,
+            announced=True,
+        )
 
     async def _ask(self, call: Call) -> Answer:
         """With its history also where the backend's settings keep no sessions: one message is all that came."""
