@@ -16,7 +16,7 @@ PYTHON_CLIENTS = ROOT / ".venv-clients"
 APART = frozenset({"hermes", "nanobot"})
 """Agents that pin what others need newer, or install modules called `utils` and `tools`: each in an environment of its own."""
 
-NEWER_NODE = {"librechat": 24}
+NEWER_NODE = {"ai_sdk": 22, "librechat": 24}
 """Clients that run on no older Node.js. Where the machine has none, they have the one that is locked for `make test`."""
 
 

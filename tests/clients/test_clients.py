@@ -64,7 +64,7 @@ async def test_openai_agents(server: Serving, tmp_path: Path) -> None:
 @pytest.mark.parametrize("api", ["responses", "chat"])
 async def test_ai_sdk(server: Serving, tmp_path: Path, api: str) -> None:
     available(HERE / "ai_sdk" / "node_modules" / "ai")
-    out = await run(node(), HERE / "ai_sdk" / "trial.mjs", f"{server.url}/v1", api, home=tmp_path)
+    out = await run(node("ai_sdk"), HERE / "ai_sdk" / "trial.mjs", f"{server.url}/v1", api, home=tmp_path)
     seen = json.loads(out)
     assert seen.pop("reasoning") in ("They greet.", "")
     assert seen == {
@@ -156,8 +156,8 @@ async def test_the_page_does_what_it_says(tmp_path: Path) -> None:
     blocks = [piece for piece in page if isinstance(piece, Block)]
     (home / "node_modules").symlink_to(available(HERE / "ai_sdk" / "node_modules"))
     codex = available(HERE / "codex" / "node_modules" / ".bin" / "codex")
-    python = python_of("openai_agents")
-    environ = {"PATH": f"{codex.parent}:{node().parent}:{os.environ.get('PATH', os.defpath)}"}
+    python, javascript = python_of("openai_agents"), node("ai_sdk")
+    environ = {"PATH": f"{codex.parent}:{javascript.parent}:{os.environ.get('PATH', os.defpath)}"}
     (home / ".codex").mkdir()
     for block in blocks[:2]:
         assert block.file is not None
@@ -173,7 +173,7 @@ async def test_the_page_does_what_it_says(tmp_path: Path) -> None:
                 printed = await run(python, "-c", block.text, home=home, environ=environ)
             elif block.language == "js":
                 (home / "example.mjs").write_text(block.text)
-                printed = await run(node(), home / "example.mjs", home=home, environ=environ)
+                printed = await run(javascript, home / "example.mjs", home=home, environ=environ)
             elif block.language == "text":
                 assert shows(block.text, printed)
                 shown += 1

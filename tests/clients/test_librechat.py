@@ -73,7 +73,7 @@ steps = [{ reasoning = "Hm." }, { text = "Well." }]
 match = "too much"
 steps = [{ error = "rate_limited", message = "slow down" }]
 """
-THOUGHT = "They ask. search: cats\n"
+THOUGHT = "They ask. \nsearch: cats\n"
 
 
 async def test_librechat(tmp_path: Path) -> None:
