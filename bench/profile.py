@@ -3,8 +3,9 @@
     python -m bench.profile stream          needs py-spy (pip install py-spy), and the right to trace a child process
 
 Each sample counts for the innermost Python function; what it calls in C (a socket write, a JSON decoder) is its own
-time. What runs in the event loop itself, outside any Python function, is named as such. Sampling costs time too: read
-the shares, and take the figures from `python -m bench`.
+time. What runs in the event loop itself, outside any Python function, is named as such. Where each stream has a thread,
+only the one that holds the interpreter's lock counts: the others sleep or wait. Sampling costs time too: read the
+shares, and take the figures from `python -m bench`.
 """
 
 import argparse
@@ -83,6 +84,7 @@ def profile(setting: Setting, name: str, *, py_spy: str) -> str:
         server = stack.enter_context(running(setting, "trunkline", case=case, upstream=mock))
         options = ["-p", str(server.process.pid), "-d", str(round(PROFILED_S)), "-r", str(SAMPLES_PER_S)]
         command = [py_spy, "record", *options, "-f", "raw", "-o", str(output), "--nonblocking", "--full-filenames"]
+        command += ["--gil"] if case.config == "agent_threads" else []
         sampling = processes.start(command, core=setting.cores.load, folder=setting.work, output=subprocess.DEVNULL)
         stack.callback(processes.stop, sampling)
         drive(setting, server, case=case)
