@@ -47,18 +47,20 @@ class Agent:
         OPEN.set()
 
     def run_conversation(
-        self, user_message: str, conversation_history: list[dict[str, Any]] | None = None, task_id: str | None = None
+        self, user_message: Any, conversation_history: list[dict[str, Any]] | None = None, task_id: str | None = None
     ) -> dict[str, Any]:
+        if not isinstance(user_message, str):  # a text and images
+            return self.show(user_message, [])
         RUNS[user_message] = RUNS.get(user_message, 0) + 1
         history = list(conversation_history or ())
         messages = [*history, {"role": "user", "content": user_message}]
         return getattr(self, user_message.split(maxsplit=1)[0], self.answer)(user_message, messages)
 
-    def answer(self, message: str, messages: list[dict[str, Any]], text: str | None = None) -> dict[str, Any]:
+    def answer(self, message: object, messages: list[dict[str, Any]], text: str | None = None) -> dict[str, Any]:
         said = f"You said: {message}" if text is None else text
         return {"final_response": said, "messages": [*messages, {"role": "assistant", "content": said}]}
 
-    def show(self, message: str, messages: list[dict[str, Any]]) -> dict[str, Any]:
+    def show(self, message: object, messages: list[dict[str, Any]]) -> dict[str, Any]:
         given = {
             "system": self.system,
             "message": message,
@@ -87,6 +89,10 @@ class Agent:
 
     def give_up(self, message: str, _messages: list[dict[str, Any]]) -> dict[str, Any]:
         return {"final_response": "", "completed": False, "failed": True, "error": "Provider failed"}
+
+    def collapse(self, message: str, _messages: list[dict[str, Any]]) -> dict[str, Any]:
+        """Its text is about the failure."""
+        return {"final_response": "I have failed.", "completed": False, "failed": True, "error": "Provider failed"}
 
     def pause(self, message: str, messages: list[dict[str, Any]]) -> dict[str, Any]:
         """Speaks around a tool; `None` is how it tells a terminal that a box closes."""

@@ -45,6 +45,14 @@ async def test_1_every_answer_has_the_security_headers(either: Serving) -> None:
     reply = await either.get("/health")
     assert reply.status == 200
     assert {name: reply.headers[name] for name in SECURITY} == SECURITY
+    for other in (
+        await chat(either),
+        await chat(either, stream=True),
+        await chat(either, "fail"),
+        await either.get("/v1/none"),
+        await either.get("/v1/models", headers={"origin": "https://app.example"}),
+    ):
+        assert {name: other.headers[name] for name in SECURITY} == SECURITY
 
 
 async def test_2_and_3_health_says_who_it_is(hermes: Serving) -> None:
@@ -85,10 +93,29 @@ async def test_8_there_is_one_model(hermes: Serving) -> None:
 
 
 async def test_9_and_10_the_model_has_the_name_it_is_given(serve: Serve) -> None:
+    """Whatever the agent's own name would be: without the profile it is called as its class."""
     async with serve(toml(server='model_name = "lucas"')) as server:
         (model,) = (await server.get("/v1/models")).json()["data"]
         assert (model["id"], model["root"]) == ("lucas", "lucas")
         assert (await server.get("/v1/capabilities")).json()["model"] == "lucas"
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/capabilities"),
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/runs"),
+        ("GET", "/v1/runs/run_none"),
+        ("GET", "/v1/runs/run_none/events"),
+        ("POST", "/v1/runs/run_none/stop"),
+        ("POST", "/v1/runs/run_none/approval"),
+    ],
+)
+async def test_all_else_needs_the_key(either_keyed: Serving, method: str, path: str) -> None:
+    refused = await either_keyed.request(method, path, b"{}" if method == "POST" else None)
+    assert (refused.status, refused.error["code"]) == (401, "invalid_api_key")
 
 
 @BOTH
@@ -197,6 +224,10 @@ async def test_19_a_whole_answer(either: Serving, names: Names) -> None:
     assert "usage" in body
 
 
+async def test_19_a_whole_answer_has_usage_where_nobody_counted(hermes: Serving) -> None:
+    assert (await chat(hermes)).json()["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+
 async def test_19_any_model_is_accepted_and_echoed(hermes: Serving) -> None:
     reply = await chat(hermes, model="gpt-9")
     assert (reply.status, reply.json()["model"]) == (200, "gpt-9")
@@ -242,6 +273,29 @@ async def test_23_what_came_before_is_history(either: Serving) -> None:
     shown = given(said(await chat(either, messages=messages)))
     assert shown["message"] == "show third"
     assert [(one["role"], one["content"]) for one in shown["history"]] == [("user", "first"), ("assistant", "second")]
+
+
+@BOTH
+async def test_23_parts_of_text_are_one_text(either: Serving) -> None:
+    parts = [{"type": "text", "text": "show"}, {"type": "text", "text": "both"}]
+    shown = given(said(await chat(either, messages=[{"role": "user", "content": parts}])))
+    assert shown["message"] == "show\nboth"
+
+
+@BOTH
+@pytest.mark.parametrize("url", ["https://images.example/cat.png", "data:image/png;base64,iVBORw0KGgo="])
+async def test_23_an_image_reaches_the_agent(either: Serving, url: str) -> None:
+    parts = [{"type": "text", "text": "show"}, {"type": "image_url", "image_url": {"url": url}}]
+    reply = await chat(either, messages=[{"role": "user", "content": parts}])
+    assert url in reply.body.decode()
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["file", "hologram"])
+async def test_23_a_part_that_the_agent_cannot_take(either: Serving, kind: str) -> None:
+    parts = [{"type": "text", "text": "show"}, {"type": kind, kind: {"file_data": "data:text/plain;base64,aGk="}}]
+    reply = await chat(either, messages=[{"role": "user", "content": parts}])
+    assert (reply.status, reply.error["code"]) == (400, "unsupported_content_type")
 
 
 @BOTH
@@ -305,8 +359,9 @@ async def test_27_the_last_chunk_has_the_usage(hermes: Serving) -> None:
     assert finish["usage"] == {"prompt_tokens": 200, "completion_tokens": 80, "total_tokens": 280}
 
 
-async def test_28_a_silent_stream_is_kept_alive(serve: Serve) -> None:
-    async with serve(toml(server="keepalive_s = 0.05")) as server, held(), server.connect() as wire:
+@BOTH
+async def test_28_a_silent_stream_is_kept_alive(serve: Serve, names: Names) -> None:
+    async with serve(toml(names, server="keepalive_s = 0.05")) as server, held(), server.connect() as wire:
         await wire.send_chat({"messages": user("wait"), "stream": True})
         await wire.head()
         await wire.until(b": keepalive\n\n")

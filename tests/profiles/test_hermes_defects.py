@@ -115,6 +115,71 @@ async def test_the_end_of_a_run_has_its_messages(either: Serving) -> None:
 
 
 @BOTH
+async def test_a_run_is_part_of_its_session(either_keyed: Serving, names: Names) -> None:
+    headers = {**AUTH, names.session: "mine"}
+    run_id = (await post_run(either_keyed, headers=headers, text="Hello")).json()["run_id"]
+    await end_of(either_keyed, run_id, AUTH)
+    history = given(said(await chat(either_keyed, "show", headers=headers)))["history"]
+    assert [message["content"] for message in history] == ["Hello", "You said: Hello"]
+
+
+@BOTH
+async def test_runs_that_are_asked_for_at_once_are_one(either: Serving) -> None:
+    replies = await asyncio.gather(*(post_run(either, headers={"idempotency-key": "k1"}) for _ in range(8)))
+    assert {reply.status for reply in replies} == {202}
+    assert len({reply.json()["run_id"] for reply in replies}) == 1
+
+
+@BOTH
+@pytest.mark.parametrize("changed", ["text", "session", "memory"])
+async def test_a_run_under_a_key_is_of_its_body_and_its_session(
+    either_keyed: Serving, names: Names, changed: str
+) -> None:
+    """What changed is another request: refused, or where clients expect that, another run."""
+    headers = {**AUTH, "idempotency-key": "k1"}
+    first = (await post_run(either_keyed, headers=headers)).json()["run_id"]
+    if changed == "text":
+        reply = await post_run(either_keyed, headers=headers, text="Hello")
+    else:
+        reply = await post_run(either_keyed, headers={**headers, getattr(names, changed): "mine"})
+    if names is HERMES:
+        assert (reply.status, reply.json()["run_id"] != first) == (202, True)
+    else:
+        assert (reply.status, reply.error["code"]) == (409, "idempotency_key_reused")
+
+
+@BOTH
+async def test_a_run_is_found_by_its_key_after_a_restart(serve: Serve, names: Names) -> None:
+    kept = toml(names, more='[store]\nurl = "sqlite:///kept.db"\n')
+    headers = {"idempotency-key": "k1"}
+    async with serve(kept) as server:
+        first = (await post_run(server, headers=headers)).json()["run_id"]
+        await end_of(server, first)
+    async with serve(kept) as server:
+        assert (await post_run(server, headers=headers)).json()["run_id"] == first
+        assert (await end_of(server, first))["event"] == "run.completed"
+
+
+@BOTH
+async def test_what_failed_is_no_answer_whatever_its_text(either: Serving) -> None:
+    for reply in (await ask(either, "collapse"), await chat(either, "collapse")):
+        assert (reply.status, "Provider failed" in reply.json()["error"]["message"]) == (500, True)
+    (*_, (name, last)) = [pair for pair in named_events((await ask(either, "collapse", stream=True)).body) if pair[0]]
+    assert (name, last["response"]["status"]) == ("response.failed", "failed")
+
+
+@BOTH
+async def test_client_tools_are_never_ignored_in_silence_by_responses_either(either: Serving, names: Names) -> None:
+    assert (await ask(either, tools=[])).status == 200
+    tool = {"type": "function", "name": "lookup", "parameters": {"type": "object", "properties": {}}}
+    reply = await ask(either, tools=[tool])
+    if names is HERMES:
+        assert (reply.status, reply.headers["x-trunkline-ignored"]) == (200, "tools")
+    else:
+        assert (reply.status, reply.error["param"]) == (400, "tools")
+
+
+@BOTH
 async def test_runs_are_listed(either: Serving) -> None:
     ids = {(await post_run(either)).json()["run_id"] for _ in range(3)}
     assert {run["run_id"] for run in (await either.get("/v1/runs")).json()["data"]} == ids

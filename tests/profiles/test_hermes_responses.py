@@ -369,3 +369,10 @@ async def test_74_a_name_whose_response_gave_way_begins_anew(serve: Serve, names
         await ask(server, conversation="mine")
         await ask(server, conversation="yours")
         assert (await shown(server, conversation="mine"))["history"] == []
+
+
+@BOTH
+async def test_74_a_name_whose_response_was_deleted_begins_anew(either: Serving) -> None:
+    response_id = (await ask(either, conversation="mine")).json()["id"]
+    assert (await either.request("DELETE", f"/v1/responses/{response_id}")).status == 200
+    assert (await shown(either, conversation="mine"))["history"] == []

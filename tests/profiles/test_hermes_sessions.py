@@ -146,6 +146,12 @@ async def test_92_a_name_that_is_too_long(either_keyed: Serving, names: Names, w
 
 
 @BOTH
+@pytest.mark.parametrize("name", ["../other", "a/b", "a\\b", "."])
+async def test_92_a_session_that_could_be_a_path(either_keyed: Serving, names: Names, name: str) -> None:
+    assert (await chat(either_keyed, headers={**AUTH, names.session: name})).status == 400
+
+
+@BOTH
 async def test_93_responses_have_memory_too(either_keyed: Serving, names: Names) -> None:
     reply = await ask(either_keyed, "show", headers={**AUTH, names.memory: "ann"})
     assert (reply.headers[names.memory], given(answered(reply))["memory_key"]) == ("ann", "ann")
