@@ -137,6 +137,22 @@ async def test_chats_and_embeddings_go_on_side_by_side(server: Serving, client: 
     assert len(made.data) == 3
 
 
+@pytest.mark.parametrize(("setting", "at_start"), [("", 1), ("preload_embeddings = true\n", 2)])
+async def test_the_engine_for_embeddings_is_loaded_at_the_start_where_that_is_wanted(
+    setting: str, at_start: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever has streams going on wants no loading in the middle of them."""
+
+    def loaded() -> int:
+        return sum(record.getMessage().startswith("loaded") for record in caplog.records)
+
+    with caplog.at_level("DEBUG", logger="trunkline.embedded"):
+        async with serving(EMBEDDED + setting) as server:
+            assert loaded() == at_start
+            reply = await server.request("POST", "/v1/embeddings", f'{{"model": "{MODEL}", "input": "hi"}}'.encode())
+            assert (reply.status, loaded()) == (200, 2)
+
+
 async def test_the_first_to_ask_may_leave_while_the_engine_is_loaded() -> None:
     setup = BackendSetup(name="local", base_dir=Path(), clock=PinnedClock(), entropy=CountingEntropy())
     backend = EmbeddedBackend(EmbeddedSettings(slots=1, context_tokens=64, threads=2), setup)

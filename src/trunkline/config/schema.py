@@ -108,6 +108,8 @@ class EmbeddedSettings(BackendSettings, frozen=True, kw_only=True, tag="embedded
         slots: Requests it generates for at once; more wait inside the engine.
         context_tokens: Prompt and answer of one request, in tokens.
         threads: CPU threads; absent: all cores.
+        preload_embeddings: Whether the engine for embeddings is loaded at the start. Otherwise the first request for them loads it,
+            and everything else waits meanwhile, streams too.
     """
 
     path: str | None = None
@@ -115,6 +117,7 @@ class EmbeddedSettings(BackendSettings, frozen=True, kw_only=True, tag="embedded
     slots: Count = 4
     context_tokens: Count = 4096
     threads: Count | None = None
+    preload_embeddings: bool = False
 
 
 class HttpSettings(BackendSettings, frozen=True, kw_only=True, tag="http"):

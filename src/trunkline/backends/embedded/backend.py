@@ -102,6 +102,8 @@ class EmbeddedBackend:
         )
         self._engine, self._embeddings = Engine(options), Embeddings(options)
         self._template = await self._engine.load()
+        if self._settings.preload_embeddings:
+            await self._embeddings.load()
         self._capabilities = msgspec.structs.replace(self._capabilities, context_tokens=self._template.context_tokens)
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Embeddings of the embedded model: a second engine of the same file, loaded when they are first asked for.
+"""Embeddings of the embedded model: a second engine of the same file, loaded at the start or when they are first asked for.
 
 llama.cpp serves answers or embeddings, not both. The weights are mapped from the same file, so the second engine costs its buffers
 and little else. It works in one call at a time, each of as many texts as there are slots: a call cannot be interrupted, so a long
@@ -71,7 +71,7 @@ class Embeddings:
         dimensions = asked.get("dimensions")
         if dimensions is not None:
             dimensions = reading.integer(dimensions, "dimensions", low=1)
-        engine = await self._loaded()
+        engine = await self.load()
         size = engine.embedding_size
         if dimensions not in (None, size):
             raise UnsupportedParameter(
@@ -89,8 +89,8 @@ class Embeddings:
             if self._loading.exception() is None:
                 await self._loading.result().close(timeout_s=timeout_s)
 
-    async def _loaded(self) -> Engine:
-        """The engine. Loading goes on when the client that began it leaves: a thread that loads cannot be stopped."""
+    async def load(self) -> Engine:
+        """The engine, loaded once. Loading goes on when the client that began it leaves: a thread that loads cannot be stopped."""
         loading = self._loading
         if self._closed:
             raise self._gone()
