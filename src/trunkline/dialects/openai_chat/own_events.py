@@ -11,15 +11,12 @@ then says what it is. A profile may have the bare form that its own clients know
 from collections.abc import Mapping
 from typing import Literal
 
-import msgspec
-
+from trunkline.dialects.writing import write_json
 from trunkline.model import events as ev
 from trunkline.model.request import ToolEvents
 
 EMOJI = "\u26a1"
 """Before the name of a tool of which nothing else is known, in the form that wants one."""
-
-_encode = msgspec.json.encode
 
 
 class OwnEvents:
@@ -104,7 +101,5 @@ class OwnEvents:
 
     def _frame(self, kind: str, data: dict[str, object], *, bare: bool = False) -> bytes:
         name = f"{self._name}.{kind}"
-        written = _encode(data if bare else {**self._head, "choices": [], **data})
-        if self._spaced:
-            written = msgspec.json.format(written, indent=0)
+        written = write_json(data if bare else {**self._head, "choices": [], **data}, spaced=self._spaced)
         return b"event: %b\ndata: %b\n\n" % (name.encode(), written)

@@ -17,6 +17,7 @@ from trunkline.model.usage import Usage
 
 __all__ = [
     "FINISH_REASONS",
+    "SAID",
     "decode_error",
     "join_extensions",
     "read_error",
@@ -29,6 +30,8 @@ __all__ = [
 ]
 
 _NOT_IN_CHAT = frozenset({"file_citation", "file_path", "container_file_citation"})
+SAID = frozenset({"content", "refusal", "tool_calls", "function_call", "audio"})
+"""With any of these, content may be null."""
 FINISH_REASONS: dict[str, FinishReason] = {
     "stop": "stop",
     "length": "length",

@@ -28,6 +28,7 @@ from trunkline.dialects.openai_responses.write_items import (
     write_output_item,
     write_text,
 )
+from trunkline.dialects.writing import write_json
 from trunkline.model import events as ev
 from trunkline.model.items import FunctionCall, Message, Reasoning, TextPart
 from trunkline.model.request import Request
@@ -459,13 +460,9 @@ class ResponseEmitter:
         return self._emit(event_type, {"item_id": shown.item_id, "output_index": shown.output_index, **members})
 
     def _emit(self, event_type: str, members: Mapping[str, object]) -> Emitted:
-        data = self._dump({"type": event_type, "sequence_number": self.sequence_number, **members})
+        event = {"type": event_type, "sequence_number": self.sequence_number, **members}
         self.sequence_number += 1
-        return event_type, data
-
-    def _dump(self, value: object) -> bytes:
-        data = _encode(value)
-        return msgspec.json.format(data, indent=0) if self._spaced else data
+        return event_type, write_json(event, spaced=self._spaced)
 
     def _delta(self, event_type: str, shown: _Shown, text: str) -> Emitted:
         template = shown.template
@@ -487,7 +484,7 @@ class ResponseEmitter:
         event["delta"] = _TEXT_HOLE
         if event_type == "response.output_text.delta":
             event["logprobs"] = []
-        head, _, rest = self._dump(event).partition(_NUMBER_JSON)
+        head, _, rest = write_json(event, spaced=self._spaced).partition(_NUMBER_JSON)
         middle, _, tail = rest.rpartition(_TEXT_JSON)
         return head, middle, tail
 

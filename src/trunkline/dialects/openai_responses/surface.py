@@ -16,6 +16,7 @@ from trunkline.dialects.openai_responses.parts import write_failure
 from trunkline.dialects.openai_responses.read_items import NAME
 from trunkline.dialects.openai_responses.response import ResponseBuilder, Settings, shows_approvals
 from trunkline.dialects.openai_wire import write_error
+from trunkline.dialects.writing import write_json
 from trunkline.model.errors import ErrorInfo
 from trunkline.model.events import Event, TextDelta
 from trunkline.model.request import Request, ToolEvents
@@ -66,13 +67,13 @@ class ResponsesSurface:
         return ResponsesEncoder(self.emitter(request), done_sentinel=self._settings.done_sentinel)
 
     def encode_turn(self, turn: Turn, request: Request) -> bytes:
-        data = msgspec.json.encode(ResponseBuilder(request, self._settings).ended(turn, now=self._now()))
-        return msgspec.json.format(data, indent=0) if self._settings.json_spacing else data
+        response = ResponseBuilder(request, self._settings).ended(turn, now=self._now())
+        return write_json(response, spaced=self._settings.json_spacing)
 
     def encode_error(self, error: ErrorInfo) -> bytes:
         plain = {"error": error.type, "detail": error.message}
-        data = msgspec.json.encode(plain if self._plain_errors else write_error(error, own_name=self.own_name))
-        return msgspec.json.format(data, indent=0) if self._settings.json_spacing else data
+        written = plain if self._plain_errors else write_error(error, own_name=self.own_name)
+        return write_json(written, spaced=self._settings.json_spacing)
 
     def frame(self, emitted: Emitted) -> bytes:
         """One event as server-sent event, with the sentinel after a terminal one: for replaying a log."""

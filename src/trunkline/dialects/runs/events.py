@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from trunkline.dialects.runs.names import run_id_of
+from trunkline.dialects.writing import write_json
 from trunkline.model.tool_order import Kind, tools_in_order
 from trunkline.ports.stores import LoggedEvent
 
@@ -101,9 +102,7 @@ class RunEvents:
             "timestamp": event.at,
             **members,
         }
-        data = msgspec.json.encode(whole)
-        if self._spaced:
-            data = msgspec.json.format(data, indent=0)
+        data = write_json(whole, spaced=self._spaced)
         framed = b"id: %d\ndata: %b\n\n" % (event.sequence_number, data)
         return framed + CLOSED if name in ENDS else framed
 

@@ -6,6 +6,7 @@ import msgspec
 
 from trunkline.dialects.runs.events import Ended, failure_of
 from trunkline.dialects.runs.names import run_id_of
+from trunkline.dialects.writing import write_json
 
 _ENDED = msgspec.json.Decoder(Ended)
 _METADATA = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -44,11 +45,11 @@ class RunObjects:
 
     def accepted(self, report: RunReport) -> bytes:
         """The answer to its creation. One that is found again is shown as it is now."""
-        return self._json({**self._members(report), "status": self._accepted})
+        return write_json({**self._members(report), "status": self._accepted}, spaced=self._spaced)
 
     def brief(self, report: RunReport) -> bytes:
         """As a list shows it, or a request to stop it: without its output."""
-        return self._json(self._members(report))
+        return write_json(self._members(report), spaced=self._spaced)
 
     def whole(self, report: RunReport, response: bytes) -> bytes:
         """With what its Response object says."""
@@ -62,18 +63,19 @@ class RunObjects:
             members |= failure_of(ended)
         if ended.status == "incomplete":
             members["incomplete_details"] = ended.incomplete_details
-        return self._json(members)
+        return write_json(members, spaced=self._spaced)
 
     def resolved(self, response_id: str, choice: str, answered: Sequence[str]) -> bytes:
         """The answer to an answer: which questions it settled."""
-        return self._json(
+        return write_json(
             {
                 "object": f"{self._name}.approval_response",
                 "run_id": run_id_of(response_id),
                 "choice": choice,
                 "resolved": len(answered),
                 "call_ids": answered,
-            }
+            },
+            spaced=self._spaced,
         )
 
     def _members(self, report: RunReport) -> dict[str, object]:
@@ -91,7 +93,3 @@ class RunObjects:
             "last_event": report.last_event,
             **({"approvals": report.questions} if report.questions else {}),
         }
-
-    def _json(self, value: object) -> bytes:
-        data = msgspec.json.encode(value)
-        return msgspec.json.format(data, indent=0) if self._spaced else data

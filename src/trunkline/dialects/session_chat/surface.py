@@ -18,6 +18,7 @@ from trunkline.dialects.codec import EVENT_STREAM, SurfaceCodec
 from trunkline.dialects.reading import NOT_JSON
 from trunkline.dialects.session_chat.messages import content_of, messages_of
 from trunkline.dialects.session_chat.request import chat_body
+from trunkline.dialects.writing import write_json
 from trunkline.model import events as ev
 from trunkline.model.errors import ErrorInfo, InvalidParameter, RequestError
 from trunkline.model.items import FunctionCall, Message, RefusalPart, TextPart
@@ -88,8 +89,7 @@ class SessionChatSurface:
         state = _state(turn)
         if state:
             written[self.own_name] = state
-        data = _encode(written)
-        return msgspec.json.format(data, indent=0) if self._spaced else data
+        return write_json(written, spaced=self._spaced)
 
     def encode_error(self, error: ErrorInfo) -> bytes:
         return self._chat.encode_error(error)
@@ -205,9 +205,8 @@ class SessionStream:
     def _frame(self, name: str, **members: object) -> bytes:
         self._seq += 1
         own = {} if name in _OF_THE_RUN else {"message_id": self._message_id}
-        data = _encode({**own, **members, **self._whose, "seq": self._seq, "ts": self._now()})
-        if self._spaced:
-            data = msgspec.json.format(data, indent=0)
+        written = {**own, **members, **self._whose, "seq": self._seq, "ts": self._now()}
+        data = write_json(written, spaced=self._spaced)
         return encode_event(data, event=name)
 
 
