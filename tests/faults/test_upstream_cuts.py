@@ -20,6 +20,7 @@ from tests.responses import TERMINAL, events_in
 from tests.serving import Reply, Serving, eventually, finish_of, text_of
 from trunkline.backends.upstream import Upstream
 from trunkline.model.errors import BackendUnavailable
+from trunkline.server.streaming import HEAD_WAIT_S
 
 TEXT = ("Hel", "lo, ", "Wörld")
 WHOLE = "".join(TEXT)
@@ -158,10 +159,17 @@ class Way(msgspec.Struct, frozen=True):
     ask: Callable[[Serving], Any]
     hear: Callable[[Reply], Heard]
 
+    async def heard(self, server: Serving, *, at_least: str | None) -> Heard | None:
+        """The promise of this module, for one answer that is asked for now."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        reply = await self.ask(server)
+        return self.check(reply, at_least=at_least, late=loop.time() - began_s >= HEAD_WAIT_S)
+
     def check(self, reply: Reply, *, at_least: str | None, late: bool = False) -> Heard | None:
         """The promise of this module, for one answer. `at_least`: what must have arrived; None where it is not known.
 
-        `late`: it may have failed after a second, when the head of a stream is sent whatever comes.
+        `late`: it may have failed after HEAD_WAIT_S, when the head of a stream is sent whatever comes.
         """
         if reply.status != 200:
             assert reply.status in (502, 503, 504), reply
@@ -214,9 +222,8 @@ async def cut_everywhere(
     for size in (*range(0, way.recorded.size, step), way.recorded.size - 1):
         upstream.plan(*[way.recorded.pieces] * 2)  # a connection lost before the head is tried once more
         proxy.fail(*[Fault(kind, size)] * 2)
-        reply = await way.ask(server)
         # A reset takes what is still on its way with it.
-        heard = way.check(reply, at_least=None if kind == "reset" else way.recorded.said(size))
+        heard = await way.heard(server, at_least=None if kind == "reset" else way.recorded.said(size))
         whole += heard is not None and heard.whole
         upstream.forget()
         proxy.forget()
@@ -280,7 +287,7 @@ async def test_garbage_in_the_middle_is_told_once(
         for size in range(len(way.recorded.pieces[0]), way.recorded.size, 12 * STEP):
             upstream.plan(way.recorded.pieces)
             proxy.fail(Fault("garble", size))
-            way.check(await way.ask(server), at_least=way.recorded.said(size))
+            await way.heard(server, at_least=way.recorded.said(size))
 
 
 async def test_other_answers_of_the_same_server_go_on(
