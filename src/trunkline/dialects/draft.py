@@ -10,9 +10,9 @@ from typing import NoReturn
 import msgspec
 
 from trunkline.dialects import reading
-from trunkline.dialects.reading import Json
+from trunkline.dialects.reading import Json, Object
 from trunkline.model.errors import InvalidParameter
-from trunkline.model.request import Request
+from trunkline.model.request import Request, ToolChoice
 
 
 class Draft:
@@ -115,6 +115,23 @@ def parallel_tool_calls(draft: Draft, value: Json) -> None:
     draft.fields["parallel_tool_calls"] = reading.boolean(value, "parallel_tool_calls")
     if value is False:
         draft.ask("parallel_tool_calls")
+
+
+def tool_choice(of_object: Callable[[Object], ToolChoice]) -> Reader:
+    """A word, or an object, which is each API's own."""
+
+    def read(draft: Draft, value: Json) -> None:
+        if isinstance(value, str):
+            choice = reading.one_of(value, "tool_choice", ("none", "auto", "required"))
+            draft.fields["tool_choice"] = choice
+            if choice == "required":
+                draft.ask("tool_choice")
+        elif isinstance(value, dict):
+            draft.put("tool_choice", of_object(value))
+        else:
+            reading.wrong_type("tool_choice", "a string or an object", value)
+
+    return read
 
 
 def chosen_tool_not_found(name: str) -> NoReturn:

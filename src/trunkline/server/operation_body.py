@@ -6,10 +6,17 @@ values as they came.
 """
 
 import msgspec
+from starlette.types import Scope
 
 from trunkline.dialects.reading import NOT_JSON, Json, decode_body, text, unnamed
+from trunkline.engine.call import Call
 from trunkline.model.errors import InvalidParameter, RequestError, UnsupportedMediaType
-from trunkline.ports.operations import Bytes
+from trunkline.model.ids import new_id
+from trunkline.model.request import Request
+from trunkline.ports.operations import Bytes, Operation
+from trunkline.server.exchange import exchange_of
+from trunkline.server.runtime import Runtime
+from trunkline.server.session import session_id_of
 from trunkline.wire.multipart import MalformedForm, boundary_of, parts_of
 
 JSON = "application/json"
@@ -46,6 +53,23 @@ def read_operation(body: bytearray, content_type: str, *, takes: frozenset[str])
             + (f"{kind[:100]!r}" if kind else "no content type")
         )
     return _read_json(body)
+
+
+def operation_call(scope: Scope, runtime: Runtime, operation: Operation, *, model: str, stream: bool = False) -> Call:
+    """The call that an operation is to the engine: one without a conversation."""
+    exchange = exchange_of(scope)
+    return Call(
+        request=Request(model=model, items=(), stream=stream),
+        body=None,
+        dialect=operation,
+        turn_id=new_id("op_", runtime.entropy),
+        created_at=int(runtime.clock.now_s()),
+        request_id=exchange.request_id,
+        tenant=exchange.tenant,
+        outcome=exchange.outcome,
+        session_id=session_id_of(scope, runtime.profile),
+        session_named=True,
+    )
 
 
 def _read_json(body: bytearray) -> OperationBody:

@@ -15,6 +15,7 @@ from trunkline.dialects.draft import (
     parallel_tool_calls,
     switch,
     text,
+    tool_choice,
 )
 from trunkline.dialects.openai_chat.messages import read_messages
 from trunkline.dialects.reading import Json, Object
@@ -186,30 +187,18 @@ def _custom_format(value: Json, path: str) -> msgspec.Raw:
     return reading.raw({"type": "grammar", **grammar})
 
 
-def _tool_choice(draft: Draft, value: Json) -> None:
+def _tool_choice(value: Object) -> NamedTool | AllowedTools:
     path = "tool_choice"
-    if isinstance(value, str):
-        choice = reading.one_of(value, path, ("none", "auto", "required"))
-        draft.fields[path] = choice
-        if choice == "required":
-            draft.ask(path)
-        return
-    if not isinstance(value, dict):
-        reading.wrong_type(path, "a string or an object", value)
     kind = reading.one_of(reading.field(value, "type", path), f"{path}.type", ("function", "custom", "allowed_tools"))
     inner = reading.mapping(reading.field(value, kind, path), f"{path}.{kind}")
     if kind == "allowed_tools":
         mode = reading.one_of(
             reading.field(inner, "mode", f"{path}.{kind}"), f"{path}.{kind}.mode", ("auto", "required")
         )
-        draft.fields[path] = AllowedTools(
+        return AllowedTools(
             "required" if mode == "required" else "auto", _allowed_names(inner, f"{path}.{kind}"), reading.raw(value)
         )
-    else:
-        draft.fields[path] = NamedTool(
-            reading.text_field(inner, "name", f"{path}.{kind}"), "custom" if kind == "custom" else "function"
-        )
-    draft.ask(path)
+    return NamedTool(reading.text_field(inner, "name", f"{path}.{kind}"), "custom" if kind == "custom" else "function")
 
 
 def _allowed_names(source: Object, path: str) -> tuple[str, ...]:
@@ -299,7 +288,7 @@ READERS: dict[str, Reader] = {
     "stream": switch("stream"),
     "stream_options": _stream_options,
     "temperature": number("temperature", low=0),
-    "tool_choice": _tool_choice,
+    "tool_choice": tool_choice(_tool_choice),
     "tools": _tools,
     "top_logprobs": _top_logprobs,
     "top_p": number("top_p", low=0, high=1),

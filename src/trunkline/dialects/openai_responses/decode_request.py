@@ -18,6 +18,7 @@ from trunkline.dialects.draft import (
     parallel_tool_calls,
     switch,
     text,
+    tool_choice,
 )
 from trunkline.dialects.openai_responses.read_items import NAME, Kept, RawMembers, empty_array, read_input
 from trunkline.dialects.openai_responses.response import SERVICE_TIERS
@@ -248,29 +249,19 @@ def _tool_extra(source: Object, kind: str) -> dict[str, msgspec.Raw]:
     return {key: reading.raw(value) for key, value in source.items() if key not in named and value is not None}
 
 
-def _tool_choice(draft: Draft, value: Json) -> None:
+def _tool_choice(value: Object) -> NamedTool | AllowedTools | OpaqueToolChoice:
     path = "tool_choice"
-    if isinstance(value, str):
-        choice = reading.one_of(value, path, ("none", "auto", "required"))
-        draft.fields[path] = choice
-        if choice == "required":
-            draft.ask(path)
-        return
-    if not isinstance(value, dict):
-        reading.wrong_type(path, "a string or an object", value)
     kind = reading.text_field(value, "type", path)
     if kind == "function":
-        draft.fields[path] = NamedTool(reading.text_field(value, "name", path))
-    elif kind == "custom":
-        draft.fields[path] = NamedTool(reading.text_field(value, "name", path), "custom")
-    elif kind == "allowed_tools":
+        return NamedTool(reading.text_field(value, "name", path))
+    if kind == "custom":
+        return NamedTool(reading.text_field(value, "name", path), "custom")
+    if kind == "allowed_tools":
         mode = reading.one_of(reading.field(value, "mode", path), f"{path}.mode", ("auto", "required"))
-        draft.fields[path] = AllowedTools(
+        return AllowedTools(
             "required" if mode == "required" else "auto", _allowed_names(value, path), reading.raw(value)
         )
-    else:
-        draft.fields[path] = OpaqueToolChoice(kind, NAME, reading.raw(value))
-    draft.ask(path)
+    return OpaqueToolChoice(kind, NAME, reading.raw(value))
 
 
 def _allowed_names(source: Object, path: str) -> tuple[str, ...]:
@@ -336,7 +327,7 @@ READERS: dict[str, Reader] = {
     "stream_options": _stream_options,
     "temperature": number("temperature", low=0),
     "text": _text_config,
-    "tool_choice": _tool_choice,
+    "tool_choice": tool_choice(_tool_choice),
     "tools": _tools,
     "top_logprobs": _top_logprobs,
     "top_p": number("top_p", low=0, high=1),

@@ -39,7 +39,7 @@ from trunkline.server.cache_header import cache_choice_of
 from trunkline.server.disconnect import DisconnectWatch
 from trunkline.server.exchange import Exchange, exchange_of
 from trunkline.server.json_response import send_json
-from trunkline.server.operation_body import JSON
+from trunkline.server.operation_body import JSON, operation_call
 from trunkline.server.own_member import without_own_member
 from trunkline.server.runtime import Runtime
 from trunkline.server.session import session_id_of
@@ -160,20 +160,8 @@ class Embeddings:
         await send_json(answer, send, headers=outcome_headers(exchange.outcome))
 
     async def _vectors(self, embed: Embed, model: str, exchange: Exchange, scope: Scope) -> embeddings.Vectors:
-        runtime = self._runtime
         before, after = embeddings.body_around_model(embed)
-        call = Call(
-            request=Request(model=model, items=(), stream=False),
-            body=None,
-            dialect=EMBEDDINGS,
-            turn_id=new_id("op_", runtime.entropy),
-            created_at=int(runtime.clock.now_s()),
-            request_id=exchange.request_id,
-            tenant=exchange.tenant,
-            outcome=exchange.outcome,
-            session_id=session_id_of(scope, runtime.profile),
-            session_named=True,
-        )
+        call = operation_call(scope, self._runtime, EMBEDDINGS, model=model)
         request = OperationRequest(
             operation=EMBEDDINGS, model=model, content_type=JSON, before=(before,), after=(after,)
         )

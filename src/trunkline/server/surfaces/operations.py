@@ -16,8 +16,6 @@ from trunkline.engine.call import Call
 from trunkline.engine.operations import OperationGateway, Performed, check, whole_of
 from trunkline.model import events as ev
 from trunkline.model.errors import BackendProtocolError, BackendUnavailable, TrunklineError
-from trunkline.model.ids import new_id
-from trunkline.model.request import Request
 from trunkline.ports.operations import Operation, OperationRequest
 from trunkline.server.answering import outcome_headers
 from trunkline.server.body import read_large_body
@@ -25,9 +23,8 @@ from trunkline.server.disconnect import DisconnectWatch
 from trunkline.server.errors import ErrorEncoder
 from trunkline.server.exchange import Exchange, Header, exchange_of, header
 from trunkline.server.json_response import send_json
-from trunkline.server.operation_body import FORM, JSON, read_operation
+from trunkline.server.operation_body import FORM, JSON, operation_call, read_operation
 from trunkline.server.runtime import Runtime
-from trunkline.server.session import session_id_of
 from trunkline.server.streaming import ClientStream
 from trunkline.wire.sse import encode_event
 
@@ -67,18 +64,7 @@ class Perform:
         )
         model = runtime.router.choose(body.model)
         exchange.outcome.model, exchange.outcome.stream = model, body.stream
-        call = Call(
-            request=Request(model=model, items=(), stream=body.stream),
-            body=None,
-            dialect=self._operation,
-            turn_id=new_id("op_", runtime.entropy),
-            created_at=int(runtime.clock.now_s()),
-            request_id=exchange.request_id,
-            tenant=exchange.tenant,
-            outcome=exchange.outcome,
-            session_id=session_id_of(scope, runtime.profile),
-            session_named=True,
-        )
+        call = operation_call(scope, runtime, self._operation, model=model, stream=body.stream)
         request = OperationRequest(
             operation=self._operation,
             model=model,
