@@ -20,6 +20,7 @@ class Agent:
         self.active = 0
         self.most_active = 0
         self.opened = asyncio.Event()
+        self._last_usage: dict[str, int] | None = None
 
     async def process_direct(
         self,
@@ -30,13 +31,22 @@ class Agent:
         media: Sequence[str] | None = None,
         on_stream: Say | None = None,
         on_stream_end: Say | None = None,
+        on_progress: Say | None = None,
     ) -> str:
         self.active += 1
         self.most_active = max(self.active, self.most_active)
         try:
+            if content == "tool" and on_progress is not None:
+                return await self._tool(on_progress)
             return await self._answer(content, session_key, media or (), on_stream, on_stream_end)
         finally:
             self.active -= 1
+
+    async def _tool(self, on_progress: Say) -> str:
+        call = {"version": 1, "call_id": "call_1", "name": "read_file"}
+        await on_progress("notes.txt", tool_events=[{**call, "phase": "start", "arguments": {"path": "notes.txt"}}])
+        await on_progress("", tool_events=[{**call, "phase": "end", "result": "buy milk"}])
+        return "Read."
 
     async def _answer(
         self, content: str, session_key: str, media: Sequence[str], on_stream: Say | None, on_stream_end: Say | None
@@ -57,6 +67,9 @@ class Agent:
             case "wait":
                 await self.opened.wait()
                 return "waited"
+            case "count":
+                self._last_usage = {"prompt_tokens": 5, "completion_tokens": 2}
+                return "counted"
             case "nothing":
                 return ""
             case _:

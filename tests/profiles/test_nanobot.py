@@ -34,6 +34,13 @@ async def nanobot(serve: Serve) -> AsyncIterator[Serving]:
         yield server
 
 
+@pytest.fixture(params=["nanobot", "openai"])
+async def either(request: pytest.FixtureRequest, serve: Serve) -> AsyncIterator[Serving]:
+    """Under the profile, and under the default."""
+    async with serve(toml().replace('"nanobot"', json.dumps(request.param))) as server:
+        yield server
+
+
 async def chat(
     server: Serving, text: str = "say hello", *, headers: Mapping[str, str] | None = None, **body: Any
 ) -> Reply:
@@ -59,8 +66,8 @@ def chunks(reply: Reply) -> list[Any]:
     return read
 
 
-async def test_1_a_stream_begins_with_its_first_word(nanobot: Serving) -> None:
-    reply = await chat(nanobot, stream=True)
+async def test_1_a_stream_begins_with_its_first_word(either: Serving) -> None:
+    reply = await chat(either, stream=True)
     assert reply.headers["content-type"] == "text/event-stream"
     read = chunks(reply)
     assert {chunk["object"] for chunk in read} == {"chat.completion.chunk"}
@@ -77,14 +84,14 @@ async def test_2_and_3_a_whole_answer_is_json(nanobot: Serving) -> None:
         assert reply.json()["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
-async def test_4_the_chunks_of_a_stream_have_one_id(nanobot: Serving) -> None:
-    ids = {chunk["id"] for chunk in chunks(await chat(nanobot, stream=True))}
+async def test_4_the_chunks_of_a_stream_have_one_id(either: Serving) -> None:
+    ids = {chunk["id"] for chunk in chunks(await chat(either, stream=True))}
     assert len(ids) == 1
     assert ids.pop().startswith("chatcmpl-")
 
 
-async def test_5_the_agent_gets_both_callbacks(nanobot: Serving) -> None:
-    read = content_of(named_events((await chat(nanobot, "show", stream=True)).body))
+async def test_5_the_agent_gets_both_callbacks(either: Serving) -> None:
+    read = content_of(named_events((await chat(either, "show", stream=True)).body))
     assert json.loads(read)["callbacks"] == [True, True]
 
 
@@ -109,6 +116,65 @@ async def test_8_the_shapes_of_the_frames(nanobot: Serving) -> None:
     assert read[-1]["choices"][0]["delta"] == {}
     assert reply.body.endswith(b"\n\ndata: [DONE]\n\n")
     assert b'"content": "Hello"' in reply.body
+
+
+# What is wrong or missing there
+
+
+async def test_a_silent_stream_is_kept_alive(serve: Serve) -> None:
+    one_for_all = toml("keepalive_s = 0.05").replace(":Agent", ":agent")
+    nanobot_agent.agent.__init__()  # type: ignore[misc]
+    async with serve(one_for_all) as server, server.connect() as wire:
+        await wire.send_chat({"messages": user("wait"), "stream": True})
+        await wire.head()
+        await wire.until(b": keepalive\n\n")
+        nanobot_agent.agent.opened.set()
+        await wire.until(b"[DONE]")
+
+
+async def test_tools_show_to_who_asks(nanobot: Serving) -> None:
+    plain = chunks(await chat(nanobot, "tool", stream=True))
+    asked = chunks(await chat(nanobot, "tool", stream=True, stream_options={"include_tool_events": True}))
+    assert [chunk for chunk in plain if "tool" in chunk] == []
+    tools = [
+        (chunk["tool"], chunk["call_id"], chunk["status"], chunk.get("label")) for chunk in asked if "tool" in chunk
+    ]
+    assert tools == [("read_file", "call_1", "running", "notes.txt"), ("read_file", "call_1", "completed", None)]
+
+
+async def test_usage_is_streamed_to_who_asks(nanobot: Serving) -> None:
+    *_, finish, last = chunks(await chat(nanobot, stream=True, stream_options={"include_usage": True}))
+    assert finish["choices"][0]["finish_reason"] == "stop"
+    assert (last["choices"], last["usage"]["total_tokens"]) == ([], 0)
+
+
+async def test_usage_is_the_turns_own(serve: Serve) -> None:
+    """Two turns at once on one object, which has one place for its last usage: neither gets the other's."""
+    nanobot_agent.agent.__init__()  # type: ignore[misc]
+    agent = nanobot_agent.agent
+    async with serve(toml().replace(":Agent", ":agent")) as server:
+        waiting = asyncio.create_task(chat(server, "wait", session_id="a"))
+        await eventually(lambda: agent.active == 1)
+        counted = await chat(server, "count", session_id="b")
+        agent.opened.set()
+        waited = await waiting
+        alone = await chat(server, "count")
+    assert [reply.json()["usage"]["total_tokens"] for reply in (waited, counted, alone)] == [0, 0, 7]
+
+
+async def test_by_default_a_conversation_goes_on(serve: Serve) -> None:
+    """A client that sends it whole: the agent keeps it itself, and is asked the last message."""
+    async with serve(toml().replace('"nanobot"', '"openai"')) as server:
+        messages = [
+            {"role": "system", "content": "Be brief."},
+            *user("hi"),
+            {"role": "assistant", "content": "You said: hi"},
+            *user("again"),
+        ]
+        assert said(await chat(server, messages=messages)) == "You said: again"
+
+
+# What else clients rely on
 
 
 async def test_a_text_that_was_not_streamed_is_one_piece(nanobot: Serving) -> None:
@@ -212,7 +278,7 @@ async def test_a_form_brings_files(nanobot: Serving) -> None:
         ("session_id", None, b"mine"),
         ("model", None, MODEL.encode()),
         ("files", "cat.png", PIXEL),
-        ("files", "notes.txt", b"some notes"),
+        ("files[]", "notes.txt", b"some notes"),
     )
     told = json.loads(said(reply))
     assert (told["session"], told["content"]) == ("api:mine", "show these")
@@ -233,6 +299,28 @@ async def test_a_form_that_is_broken_is_said_to_be(nanobot: Serving) -> None:
     assert (reply.status, reply.error["code"]) == (400, "invalid_form")
     reply = await post_form(nanobot, ("message", None, b"\xff"))
     assert (reply.status, reply.error["param"]) == (400, "message")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,%%%"}},
+        {"type": "image_url", "image_url": {"url": "data:image/png"}},
+        {"type": "image_url", "image_url": 5},
+        {"type": "image_url"},
+        {"type": "text", "text": 5},
+        5,
+    ],
+)
+async def test_a_part_that_is_broken_is_not_called_too_large(nanobot: Serving, part: object) -> None:
+    reply = await chat(nanobot, messages=[{"role": "user", "content": [{"type": "text", "text": "show"}, part]}])
+    assert (reply.status, reply.error["type"]) == (400, "invalid_request_error")
+    assert reply.error["param"].startswith("messages")
+
+
+async def test_a_body_has_a_bound(nanobot: Serving) -> None:
+    reply = await post_form(nanobot, *[("files", f"{n}.bin", bytes(7_000_000)) for n in range(3)])
+    assert reply.status == 413
 
 
 async def test_a_file_of_a_form_has_a_bound(nanobot: Serving) -> None:

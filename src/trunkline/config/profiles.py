@@ -39,7 +39,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         run_accepted: `status` in the answer to a run's creation.
         run_statuses: Other words for statuses of a run.
         chat_usage: `known`: a chat completion has its usage where somebody counted, a stream in a last chunk where the client asks
-            for it. `always`: a whole one always has it, 0 where unknown. `finish`: so has the last chunk with a finish reason.
+            for it. `always`: a whole one always has it, 0 where unknown, as has such a stream. `finish`: so has the last chunk with a
+            finish reason.
         tool_events: What chat streams show of the tools that an agent runs itself, unless the client or `server.tool_events` says
             otherwise: nothing (`off`), named events (`events`), or lines of reasoning (`reasoning`).
         tool_event_shape: `chunk` is a chunk without choices that has the members of the event; `bare` is

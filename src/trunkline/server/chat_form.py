@@ -30,7 +30,7 @@ def chat_of_form(body: bytes, content_type: str) -> bytes:
     try:
         for part in parts_of(body, boundary):
             data = body[part.start : part.end]
-            if part.name == "files":
+            if part.name in ("files", "files[]"):
                 files.append(_file(part, data, position=len(files)))
             elif part.name in _TEXTS:
                 texts[part.name] = _text(part, data)

@@ -259,10 +259,11 @@ class ChatEncoder:
     def _trailer(self) -> bytes:
         """The usage chunk, where the client asked for it, and unknown keys that no chunk has carried yet."""
         # Decision 6: no chunk without choices for a client that has not asked for it, since it would read choices[0].
-        if not self._request.include_usage or (self._usage is None and not self._extras):
+        usage = Usage() if self._usage is None and self._profile.chat_usage != "known" else self._usage
+        if not self._request.include_usage or (usage is None and not self._extras):
             return b""
         chunk: dict[str, object] = {**self._head, "choices": []}
-        chunk["usage"] = None if self._usage is None else parts.write_usage(self._usage)
+        chunk["usage"] = None if usage is None else parts.write_usage(usage)
         return self._frame(self._with_extras(chunk))
 
     def _choice(self, index: int) -> _Choice:
