@@ -412,6 +412,21 @@ async def test_a_chain_keeps_the_session_it_began_in(serve: Serve) -> None:
         assert (await plain.post("hi", conversation=conversation)).headers["x-session-id"] == conversation
 
 
+async def test_a_chain_that_begins_in_the_middle_of_a_session_has_its_own_turns_alone(serve: Serve) -> None:
+    async with serve(BOT, scripts={"bot.py": SEES}) as server:
+        client = Asking(server, model="bot")
+        client.headers = S
+        assert await Client(server, headers=S).messages("zero") == ["u:zero"]
+        first = await client.create("one")
+        assert shown(json.loads(first["output_text"])[3]) == ["u:zero", "a", "u:one"]
+        second = await client.create("two", previous_response_id=first["id"])
+        assert shown(json.loads(second["output_text"])[3]) == ["u:one", "a", "u:two"]
+        unnamed = await Asking(server, model="bot").post("aside", previous_response_id=second["id"])
+        assert unnamed.headers["x-session-id"] == "s1"
+        whole = await client.create("three")
+        assert shown(json.loads(whole["output_text"])[3]) == ["u:zero", "a", "u:one", "a", "u:two", "a", "u:three"]
+
+
 async def test_a_chain_in_a_session_is_said_once_and_kept_in_both(serve: Serve) -> None:
     async with serve(BOT, scripts={"bot.py": SEES}) as server:
         client = Asking(server, model="bot")
