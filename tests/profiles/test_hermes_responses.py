@@ -80,6 +80,34 @@ async def test_42_a_chain_has_its_history(either: Serving) -> None:
     assert [(one["role"], one["content"]) for one in history] == [("user", "Hello"), ("assistant", "You said: Hello")]
 
 
+SAID = [*user("Hello"), {"role": "assistant", "content": "You said: Hello"}]
+
+
+async def test_42_a_conversation_may_come_along(hermes: Serving) -> None:
+    """It counts before a response that is named as well, and is what the next response continues."""
+    other = (await ask(hermes, "other")).json()["id"]
+    first = await ask(hermes, "show", conversation_history=SAID, previous_response_id=other)
+    assert [one["content"] for one in given(answered(first))["history"]] == ["Hello", "You said: Hello"]
+    history = (await shown(hermes, previous_response_id=first.json()["id"]))["history"]
+    assert [one["content"] for one in history[:3]] == ["Hello", "You said: Hello", "show"]
+    assert (await shown(hermes, conversation_history=[]))["history"] == []
+    streamed = await ask(hermes, "show", conversation_history=SAID, stream=True)
+    assert b"You said: Hello" in streamed.body
+
+
+@pytest.mark.parametrize(
+    ("history", "param"),
+    [
+        ("x", "conversation_history"),
+        ([5], "conversation_history[0]"),
+        ([{"role": "user"}], "conversation_history[0].content"),
+    ],
+)
+async def test_42_a_conversation_that_is_none(hermes: Serving, history: object, param: str) -> None:
+    reply = await ask(hermes, "show", conversation_history=history)
+    assert (reply.status, reply.error["param"]) == (400, param)
+
+
 @BOTH
 async def test_43_a_transcript_is_kept_once(either: Serving) -> None:
     first = (await ask(either, "compute")).json()["id"]

@@ -39,8 +39,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         run_accepted: `status` in the answer to a run's creation.
         run_statuses: Other words for statuses of a run.
         chat_usage: `known`: a chat completion has its usage where somebody counted, a stream in a last chunk where the client asks
-            for it. `always`: a whole one always has it, 0 where unknown, as has such a stream. `finish`: so has the last chunk with a
-            finish reason.
+            for it. `always`: a whole one always has it, 0 where unknown, as has such a stream. `finish`: so has the last chunk with
+            a finish reason.
         tool_events: What chat streams show of the tools that an agent runs itself, unless the client or `server.tool_events` says
             otherwise: nothing (`off`), named events (`events`), or lines of reasoning (`reasoning`).
         tool_event_shape: `chunk` is a chunk without choices that has the members of the event; `bare` is
@@ -63,6 +63,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         ignores_tools: Tools that a client declares to an agent that has no use for them are ignored, and named in
             `x-trunkline-ignored`; otherwise they are refused.
         inherits_instructions: A response without `instructions` has those of the response it continues.
+        explicit_history: A response may bring the conversation before it as chat messages, in `conversation_history`.
         reused_key: What becomes of an `Idempotency-Key` that comes with another request: `refuse` is 409, `replace` answers it and
             forgets the request before.
         max_messages: With `truncation: "auto"` the conversation is also cut to this many messages; absent: only to the context.
@@ -115,6 +116,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     capabilities_object: str = "trunkline.capabilities"
     ignores_tools: bool = False
     inherits_instructions: bool = False
+    explicit_history: bool = False
     reused_key: Literal["refuse", "replace"] = "refuse"
     max_messages: int | None = None
     defaults: Mapping[str, int] = {}
@@ -214,6 +216,7 @@ PROFILES = MappingProxyType(
             capabilities_object="hermes.api_server.capabilities",
             ignores_tools=True,
             inherits_instructions=True,
+            explicit_history=True,
             reused_key="replace",
             max_messages=100,
             defaults={

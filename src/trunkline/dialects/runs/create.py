@@ -1,21 +1,24 @@
 """What clients send: the request for a run, which is one for a background response, and the answer to a question.
 
 A run may bring the conversation before it as chat messages (`conversation_history`), as its own end gives the turn's `messages`; it
-counts before a `previous_response_id`. Everything else is a member of the Responses API and is read there.
+counts before a `previous_response_id`. So may a response, where the profile has it. Everything else is a member of the Responses
+API and is read there.
 """
 
 import msgspec
 
 from trunkline.dialects import reading
+from trunkline.dialects.codec import SurfaceCodec
 from trunkline.dialects.reading import Json, Object
 from trunkline.dialects.runs.names import response_id_of
-from trunkline.model.errors import InvalidParameter
+from trunkline.model.errors import InvalidParameter, RequestError
+from trunkline.model.request import Request
 
 HISTORY = "conversation_history"
 
 
 class Create(msgspec.Struct, frozen=True):
-    """The body of a background response. `own`: the same without the history, for a client's own mistakes; None: there is none."""
+    """The body of a response. `own`: the same without the history, for a client's own mistakes; None: there is none."""
 
     body: bytes
     own: bytes | None = None
@@ -43,6 +46,27 @@ def read_create(body: bytes) -> Create:
     previous = source.get("previous_response_id")
     if isinstance(previous, str):
         source["previous_response_id"] = response_id_of(previous)
+    return _with_history(source)
+
+
+def with_history(body: bytes) -> Create:
+    """A response's body. Raises InvalidParameter."""
+    return _with_history(reading.decode_body(body)) if HISTORY.encode() in body else Create(body)
+
+
+def read_request(create: Create, codec: SurfaceCodec) -> Request:
+    """Mistakes are named by the member they are in: first the body's own, then the history's."""
+    if create.own is None:
+        return codec.decode_request(create.body)
+    codec.decode_request(create.own)
+    try:
+        return codec.decode_request(create.body)
+    except RequestError as error:
+        message, param = (text and text.replace("input[", f"{HISTORY}[") for text in (error.message, error.param))
+        raise InvalidParameter(message or "", code=error.code, param=param) from None
+
+
+def _with_history(source: Object) -> Create:
     history = source.pop(HISTORY, None)
     if not history:
         return Create(msgspec.json.encode(source))

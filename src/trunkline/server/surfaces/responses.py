@@ -7,6 +7,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from trunkline.dialects.openai_responses import ResponsesSurface
+from trunkline.dialects.runs.create import Create, read_request, with_history
 from trunkline.engine.call import Call, IdempotencyKey
 from trunkline.engine.idempotency import Work
 from trunkline.model.errors import InvalidParameter
@@ -50,7 +51,8 @@ class CreateResponse:
         runtime, exchange = self._runtime, exchange_of(scope)
         body = await read_body(scope, receive, limit_bytes=runtime.settings.max_body_bytes)
         body, cached = without_own_member(body, runtime.profile.cache_member)
-        request = self._codec.decode_request(body)
+        create = with_history(body) if runtime.profile.explicit_history else Create(body)
+        request, body = read_request(create, self._codec), create.body
         if request.background and request.store is False:
             raise InvalidParameter(
                 "'background' needs 'store': the answer is retrieved from there.", param="background"

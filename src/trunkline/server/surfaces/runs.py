@@ -24,11 +24,10 @@ from trunkline.dialects.runs import (
     response_id_of,
     run_id_of,
 )
-from trunkline.dialects.runs.create import HISTORY, Create
+from trunkline.dialects.runs.create import read_request
 from trunkline.dialects.runs.events import CLOSED
 from trunkline.dialects.runs.objects import Question
-from trunkline.model.errors import Conflict, InvalidParameter, NotFound, RequestError
-from trunkline.model.request import Request
+from trunkline.model.errors import Conflict, InvalidParameter, NotFound
 from trunkline.ports.stores import Page, RunStatus, StoredRun
 from trunkline.server.background import Asked, Background
 from trunkline.server.body import read_body
@@ -131,7 +130,7 @@ class CreateRun:
         runtime, exchange = self._runtime, exchange_of(scope)
         body = await read_body(scope, receive, limit_bytes=runtime.settings.max_body_bytes)
         create = read_create(body)
-        session, request = session_of(scope, self._request(create), runtime)
+        session, request = session_of(scope, read_request(create, self._codec), runtime)
         asked = Asked(request=request, body=create.body, session=session, key=key_of(scope, runtime, body))
         taken = await self._background.take_on(asked, exchange, receive)
         if taken is None:
@@ -151,17 +150,6 @@ class CreateRun:
             last_event=None,
         )
         await send_json(self._views.objects.accepted(report), send, status=202)
-
-    def _request(self, create: Create) -> Request:
-        """Mistakes are named by the member they are in: first the body's own, then the history's."""
-        if create.own is None:
-            return self._codec.decode_request(create.body)
-        self._codec.decode_request(create.own)
-        try:
-            return self._codec.decode_request(create.body)
-        except RequestError as error:
-            message, param = (text and text.replace("input[", f"{HISTORY}[") for text in (error.message, error.param))
-            raise InvalidParameter(message or "", code=error.code, param=param) from None
 
 
 class ListRuns:
