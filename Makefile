@@ -5,7 +5,7 @@ set_up := @sh scripts/python.sh -m scripts.set_up
 run := @exec .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow test-clients bench bench-peers lint format lock clean
+.PHONY: help install serve test test-slow test-clients test-open-webui bench bench-peers lint format lock clean
 
 help:
 	@echo 'make serve       set up what is missing and start the server   ARGS="my_agent.py:agent --port 0"'
@@ -13,6 +13,7 @@ help:
 	@echo 'make test        every test                                    ARGS="-k stream"'
 	@echo 'make test-slow   the long suites'
 	@echo 'make test-clients  agent frameworks and command lines, installed for it (2 GB)'
+	@echo 'make test-open-webui  the chat UI in front, installed for it (7.5 GB)'
 	@echo 'make bench       CPU cost per request and per streamed event'
 	@echo 'make bench-peers  other gateways to compare with, installed for it (1.5 GB)'
 	@echo 'make lint        formatting, lint, types, layers'
@@ -39,6 +40,11 @@ test-clients:
 	$(set_up) test
 	$(run)/python -m tests.clients.install
 	$(run)/python -m pytest -m clients $(ARGS) tests/clients
+
+test-open-webui:
+	$(set_up) test
+	$(run)/python -m tests.clients.install open_webui
+	$(run)/python -m pytest -m clients $(ARGS) tests/clients/test_open_webui.py
 
 bench:
 	$(set_up) bench

@@ -13,8 +13,8 @@ from scripts.node import ROOT, Node, find_node, machine_node, packaged_node
 
 HERE = Path(__file__).resolve().parent
 PYTHON_CLIENTS = ROOT / ".venv-clients"
-APART = frozenset({"hermes", "nanobot"})
-"""Agents that pin what others need newer, or install modules called `utils` and `tools`: each in an environment of its own."""
+APART = frozenset({"hermes", "nanobot", "open_webui"})
+"""What pins what others need newer, or installs modules called `utils` and `tools`: each in an environment of its own."""
 
 NEWER_NODE = {"ai_sdk": 22, "librechat": 24}
 """Clients that run on no older Node.js. Where the machine has none, they have the one that is locked for `make test`."""
@@ -84,8 +84,13 @@ CLIENTS = {
 }
 
 
+LARGE = {"open_webui": install_python}
+"""Installed only where they are named."""
+
+
 def main() -> int:
-    for name, install in CLIENTS.items():
+    for name in sys.argv[1:] or CLIENTS:
+        install = (CLIENTS | LARGE)[name]
         print(f"{name}: {'installed' if install(name) else 'not to be had here; its trials are skipped'}", flush=True)
     return 0
 
