@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.program import Program
-from tests.faults.test_responses_store import locked, no_room
+from tests.faults.disk import locked, no_room
 from tests.serving import Reply, Serving, eventually, serving, user
 
 AGENT = """

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from tests.faults.test_responses_store import no_room, on_file
+from tests.faults.disk import no_room
+from tests.faults.test_responses_store import on_file
 from tests.responses import check_stream
 from tests.sockets import socket, streamed
 

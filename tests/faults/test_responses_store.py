@@ -3,10 +3,8 @@
 import asyncio
 import contextlib
 import json
-import resource
-import signal
 import sqlite3
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 from tests.cli.program import Program, run
 from tests.conftest import Serve
 from tests.fakes.stores import a_response, open_store
+from tests.faults.disk import locked, no_room
 from tests.responses import Asking, check_stream, said
 from tests.serving import Reply, Serving, eventually, serving
 from trunkline.ports.stores import StoredResponse
@@ -33,28 +32,6 @@ TOML = (
 
 def on_file(folder: Path, *, limit: int = 1000) -> contextlib.AbstractAsyncContextManager[Serving]:
     return serving(TOML.format(limit=limit), base_dir=folder, scripts={"script.toml": SCRIPT})
-
-
-@contextlib.contextmanager
-def no_room() -> Iterator[None]:
-    """No file of this process may grow."""
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Another connection has begun to write and does not end."""
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-        connection.execute("ROLLBACK")
 
 
 class Kept:

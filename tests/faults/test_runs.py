@@ -5,7 +5,6 @@ import contextlib
 import http.client
 import json
 import random
-import resource
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +15,7 @@ import msgspec
 import pytest
 
 from tests.cli.program import Program
+from tests.faults.disk import no_room
 from tests.responses import GET_WEATHER, Asking, Streamed, check_stream, events_in, final_of
 from tests.serving import Serving, Wire, eventually, serving
 from trunkline.engine.runs import MAX_RESTARTS
@@ -372,7 +372,7 @@ async def test_what_cannot_be_stored_is_not_said_to_be_done(tmp_path: Path) -> N
         running = await client.create("hang", background=True)
         await eventually(lambda: server.backend().active == 1)
         await _until_said(client, running["id"])
-        with _no_room():
+        with no_room():
             whole = await client.post("hello")
             assert whole.status == 503
             assert whole.error["code"] in ("store_full", "store_error")
@@ -425,16 +425,3 @@ async def _until_said(client: Asking, response_id: str) -> None:
         await wire.send(f"GET /v1/responses/{response_id}?stream=true HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         await wire.head()
         await wire.until(b"so far")
-
-
-@contextlib.contextmanager
-def _no_room() -> Iterator[None]:
-    """No file of this process may grow."""
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)

@@ -1,16 +1,14 @@
 """The official Node SDK against a running server. The program does everything once; each test reads its part of the report."""
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scripts.node import find_node
-from tests.serving import REQUEST_ID, eventually, serving
+from tests.sdk.node_program import report_of
+from tests.serving import REQUEST_ID, serving
 
-NODE = Path(__file__).parent / "node"
 SCRIPT = r"""
 [[rules]]
 match = "weather in"
@@ -59,21 +57,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 async def _report(folder: Path) -> object:
-    node = find_node()
-    assert node is not None, "no Node.js 20 or newer: run `make test`"
-    assert (NODE / "node_modules" / "openai").is_dir(), "the Node clients are not installed: run `make test`"
     async with serving(TOML, base_dir=folder, scripts={"script.toml": SCRIPT}) as server:
-        process = await asyncio.create_subprocess_exec(
-            str(node.binary),
-            str(NODE / "chat.mjs"),
-            f"{server.url}/v1",
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, errors = await process.communicate()
-        assert process.returncode == 0, errors.decode()
-        await eventually(lambda: server.backend().active == 0)
-        return json.loads(out)
+        return await report_of("chat.mjs", server)
 
 
 def test_create(report: dict[str, Any]) -> None:

@@ -15,15 +15,16 @@ their tagged Structs. A line that begins with `raises` is the exception an opera
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from trunkline.dialects.codec import BackendCodec
-from trunkline.model.errors import TrunklineError
+from trunkline.dialects.codec import BackendCodec, Encoder, SurfaceCodec, encode_all
+from trunkline.model.errors import ErrorInfo, TrunklineError
 from trunkline.model.events import Event, TurnStarted
 from trunkline.model.grammar import Grammar
+from trunkline.model.items import Item
 
 ROOT = Path(__file__).parent / "cases"
 REWRITE = os.environ.get("TRUNKLINE_REWRITE_CASES") == "1"
@@ -89,12 +90,42 @@ def write_events(events: list[Event]) -> str:
     return "".join(f"{msgspec.json.encode(event).decode()}\n" for event in events)
 
 
-def read_events(text: str) -> list[Event]:
-    return [_EVENT.decode(line) for line in text.splitlines() if line]
+def events_of(case: Case) -> list[Event]:
+    """The events of the input, which keep the grammar."""
+    events = [_EVENT.decode(line) for line in case.given.splitlines() if line]
+    _check_grammar(events)
+    return events
 
 
 def write_error(error: TrunklineError) -> str:
     return f"raises {type(error).__name__} {msgspec.json.encode(error.info()).decode()}\n"
+
+
+def decode_error(backend: BackendCodec, case: Case) -> str:
+    return write_error(backend.decode_error(int(case.settings["status"]), case.data))
+
+
+def encode_error(codec: SurfaceCodec, case: Case) -> str:
+    return codec.encode_error(msgspec.json.decode(case.given, type=ErrorInfo)).decode() + "\n"
+
+
+def encode_events(encoder: Encoder, case: Case) -> str:
+    return encode_all(encoder, events_of(case)).decode()
+
+
+def forward(backend: BackendCodec, codec: SurfaceCodec, case: Case, *, history: Sequence[Item] = ()) -> str:
+    """The client's own body as the backend gets it."""
+    body = case.data.removesuffix(b"\n")
+    asked = codec.decode_request(body)
+    request = msgspec.structs.replace(asked, items=(*history, *asked.items))
+    model = case.settings["backend_model"]
+    return backend.forward_body(body, request, model=model, own_items=asked.items).decode() + "\n"
+
+
+def check_complete(cases: Sequence[Case], operations: Iterable[str]) -> None:
+    """Every operation has cases, and every case an operation."""
+    assert {case.operation for case in cases} == set(operations)
+    assert {path.parent.name for path in cases[0].path.parent.parent.glob("*/*.txt")} == set(operations)
 
 
 def pretty(data: bytes) -> str:
@@ -122,8 +153,13 @@ def _decode(backend: BackendCodec, case: Case, fallback: TurnStarted, size: int)
         events.extend(decoder.close())
     except TrunklineError as error:
         failure = write_error(error)
+    grammar = _check_grammar(events)
+    assert grammar.ended != bool(failure), "an answer ends with exactly one of a terminal event and an exception"
+    return write_events(events) + failure
+
+
+def _check_grammar(events: Iterable[Event]) -> Grammar:
     grammar = Grammar()
     for event in events:
         grammar.feed(event)
-    assert grammar.ended != bool(failure), "an answer ends with exactly one of a terminal event and an exception"
-    return write_events(events) + failure
+    return grammar

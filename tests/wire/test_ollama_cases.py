@@ -6,7 +6,20 @@ from functools import partial
 import msgspec
 import pytest
 
-from tests.wire.golden import Case, check, decode_answer, find_cases, pretty, read_events, write_error
+from tests.wire.golden import (
+    Case,
+    check,
+    check_complete,
+    decode_answer,
+    decode_error,
+    encode_error,
+    encode_events,
+    events_of,
+    find_cases,
+    forward,
+    pretty,
+    write_error,
+)
 from trunkline.config.profiles import Profile
 from trunkline.dialects.ollama_chat import (
     OllamaBackend,
@@ -16,9 +29,8 @@ from trunkline.dialects.ollama_chat import (
     listings,
 )
 from trunkline.dialects.openai_chat import ChatSurface
-from trunkline.model.errors import ErrorInfo, RequestError, TrunklineError
-from trunkline.model.events import Event, TurnStarted
-from trunkline.model.grammar import Grammar
+from trunkline.model.errors import RequestError, TrunklineError
+from trunkline.model.events import TurnStarted
 from trunkline.model.request import Request
 from trunkline.model.turn import fold
 
@@ -47,22 +59,13 @@ def decode_request(case: Case) -> str:
     return pretty(msgspec.json.encode(request)) + (f"asks to {loads}\n" if loads else "")
 
 
-def checked_events(case: Case) -> list[Event]:
-    events = read_events(case.given)
-    grammar = Grammar()
-    for event in events:
-        grammar.feed(event)
-    return events
-
-
 def encode_stream(case: Case) -> str:
-    encoder = surface(case).encoder(asked(case))
-    return b"".join([encoder.feed(event) for event in checked_events(case)]).decode()
+    return encode_events(surface(case).encoder(asked(case)), case)
 
 
 def encode_turn(case: Case) -> str:
     try:
-        return pretty(surface(case).encode_turn(fold(checked_events(case)), asked(case)))
+        return pretty(surface(case).encode_turn(fold(events_of(case)), asked(case)))
     except TrunklineError as error:
         return write_error(error)
 
@@ -75,23 +78,6 @@ def encode_request(case: Case) -> str:
         return pretty(BACKEND.encode_request(request, model=case.settings["backend_model"]))
     except TrunklineError as error:
         return write_error(error)
-
-
-def forward_body(case: Case) -> str:
-    body = case.data.removesuffix(b"\n")
-    request = surface(case).decode_request(body)
-    return (
-        BACKEND.forward_body(body, request, model=case.settings["backend_model"], own_items=request.items).decode()
-        + "\n"
-    )
-
-
-def decode_error(case: Case) -> str:
-    return write_error(BACKEND.decode_error(int(case.settings["status"]), case.data))
-
-
-def encode_error(case: Case) -> str:
-    return surface(case).encode_error(msgspec.json.decode(case.given, type=ErrorInfo)).decode() + "\n"
 
 
 def read_models(case: Case) -> str:
@@ -125,17 +111,17 @@ def decode_embed(case: Case) -> str:
 OPERATIONS: dict[str, Callable[[Case], str]] = {
     "decode_body": partial(decode_answer, BACKEND, FALLBACK),
     "decode_embed": decode_embed,
-    "decode_error": decode_error,
+    "decode_error": partial(decode_error, BACKEND),
     "decode_generate_request": decode_request,
     "decode_request": decode_request,
     "decode_stream": partial(decode_answer, BACKEND, FALLBACK),
-    "encode_error": encode_error,
+    "encode_error": lambda case: encode_error(surface(case), case),
     "encode_generate_stream": encode_stream,
     "encode_generate_turn": encode_turn,
     "encode_request": encode_request,
     "encode_stream": encode_stream,
     "encode_turn": encode_turn,
-    "forward_body": forward_body,
+    "forward_body": lambda case: forward(BACKEND, surface(case), case),
     "read_models": read_models,
     "write_models": write_models,
 }
@@ -148,7 +134,4 @@ def test_case(case: Case) -> None:
 
 
 def test_every_operation_has_cases_and_every_case_an_operation() -> None:
-    found = {case.operation for case in CASES}
-    assert found == set(OPERATIONS)
-    folders = {path.parent.name for path in (CASES[0].path.parent.parent).glob("*/*.txt")}
-    assert folders == set(OPERATIONS)
+    check_complete(CASES, OPERATIONS)

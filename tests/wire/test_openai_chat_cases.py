@@ -6,12 +6,23 @@ from functools import partial
 import msgspec
 import pytest
 
-from tests.wire.golden import Case, check, decode_answer, find_cases, pretty, read_events, write_error
+from tests.wire.golden import (
+    Case,
+    check,
+    check_complete,
+    decode_answer,
+    decode_error,
+    encode_error,
+    encode_events,
+    events_of,
+    find_cases,
+    forward,
+    pretty,
+)
 from trunkline.config.profiles import PROFILES, Profile
 from trunkline.dialects.openai_chat import ChatBackend, ChatSurface
-from trunkline.model.errors import ErrorInfo, RequestError
+from trunkline.model.errors import RequestError
 from trunkline.model.events import TurnFailed, TurnStarted
-from trunkline.model.grammar import Grammar
 from trunkline.model.request import Request, ToolEvents
 from trunkline.model.turn import fold
 
@@ -50,19 +61,11 @@ def decode_request(case: Case) -> str:
 
 
 def encode_stream(case: Case) -> str:
-    events = read_events(case.given)
-    grammar = Grammar()
-    for event in events:
-        grammar.feed(event)
-    encoder = surface(case).encoder(asked(case))
-    return b"".join([encoder.feed(event) for event in events]).decode()
+    return encode_events(surface(case).encoder(asked(case)), case)
 
 
 def encode_turn(case: Case) -> str:
-    events = read_events(case.given)
-    grammar = Grammar()
-    for event in events:
-        grammar.feed(event)
+    events = events_of(case)
     assert not isinstance(events[-1], TurnFailed)
     data = surface(case).encode_turn(fold(events), asked(case))
     return data.decode() + "\n" if b'": ' in data else pretty(data)
@@ -73,33 +76,16 @@ def encode_request(case: Case) -> str:
     return pretty(BACKEND.encode_request(request, model=case.settings["backend_model"]))
 
 
-def forward_body(case: Case) -> str:
-    body = case.data.removesuffix(b"\n")
-    request = surface(case).decode_request(body)
-    return (
-        BACKEND.forward_body(body, request, model=case.settings["backend_model"], own_items=request.items).decode()
-        + "\n"
-    )
-
-
-def decode_error(case: Case) -> str:
-    return write_error(BACKEND.decode_error(int(case.settings["status"]), case.data))
-
-
-def encode_error(case: Case) -> str:
-    return surface(case).encode_error(msgspec.json.decode(case.given, type=ErrorInfo)).decode() + "\n"
-
-
 OPERATIONS: dict[str, Callable[[Case], str]] = {
     "decode_body": partial(decode_answer, BACKEND, FALLBACK),
-    "decode_error": decode_error,
+    "decode_error": partial(decode_error, BACKEND),
     "decode_request": decode_request,
     "decode_stream": partial(decode_answer, BACKEND, FALLBACK),
-    "encode_error": encode_error,
+    "encode_error": lambda case: encode_error(surface(case), case),
     "encode_request": encode_request,
     "encode_stream": encode_stream,
     "encode_turn": encode_turn,
-    "forward_body": forward_body,
+    "forward_body": lambda case: forward(BACKEND, surface(case), case),
 }
 CASES = list(find_cases("openai_chat", *OPERATIONS))
 
@@ -110,7 +96,4 @@ def test_case(case: Case) -> None:
 
 
 def test_every_operation_has_cases_and_every_case_an_operation() -> None:
-    found = {case.operation for case in CASES}
-    assert found == set(OPERATIONS)
-    folders = {path.parent.name for path in (CASES[0].path.parent.parent).glob("*/*.txt")}
-    assert folders == set(OPERATIONS)
+    check_complete(CASES, OPERATIONS)

@@ -6,14 +6,25 @@ from functools import partial
 import msgspec
 import pytest
 
-from tests.wire.golden import Case, check, decode_answer, find_cases, pretty, read_events, write_error
+from tests.wire.golden import (
+    Case,
+    check,
+    check_complete,
+    decode_answer,
+    decode_error,
+    encode_error,
+    encode_events,
+    events_of,
+    find_cases,
+    forward,
+    pretty,
+)
 from trunkline.config.profiles import Profile
 from trunkline.dialects.openai_responses import ResponsesBackend, ResponsesSurface
 from trunkline.dialects.openai_responses.read_items import items_from_stored
 from trunkline.dialects.openai_responses.write_items import check_calls, input_items
-from trunkline.model.errors import ErrorInfo, RequestError
-from trunkline.model.events import Event, TurnStarted
-from trunkline.model.grammar import Grammar
+from trunkline.model.errors import RequestError
+from trunkline.model.events import TurnStarted
 from trunkline.model.request import Request
 from trunkline.model.turn import fold
 
@@ -49,17 +60,8 @@ def decode_request(case: Case) -> str:
     return pretty(msgspec.json.encode(request))
 
 
-def events_of(case: Case) -> list[Event]:
-    events = read_events(case.given)
-    grammar = Grammar()
-    for event in events:
-        grammar.feed(event)
-    return events
-
-
 def encode_stream(case: Case) -> str:
-    encoder = surface(case).encoder(asked(case))
-    return b"".join([encoder.feed(event) for event in events_of(case)]).decode()
+    return encode_events(surface(case).encoder(asked(case)), case)
 
 
 def encode_turn(case: Case) -> str:
@@ -73,14 +75,8 @@ def encode_request(case: Case) -> str:
 
 
 def forward_body(case: Case) -> str:
-    body = case.data.removesuffix(b"\n")
-    request = surface(case).decode_request(body)
-    own_items = request.items
-    if "history" in case.settings:
-        history = items_from_stored([case.settings["history"].encode()])
-        request = msgspec.structs.replace(request, items=(*history, *request.items))
-    written = BACKEND.forward_body(body, request, model=case.settings["backend_model"], own_items=own_items)
-    return written.decode() + "\n"
+    history = items_from_stored([case.settings["history"].encode()]) if "history" in case.settings else ()
+    return forward(BACKEND, surface(case), case, history=history)
 
 
 def stored_items(case: Case) -> str:
@@ -101,21 +97,13 @@ def calls(case: Case) -> str:
     return "fine\n"
 
 
-def decode_error(case: Case) -> str:
-    return write_error(BACKEND.decode_error(int(case.settings["status"]), case.data))
-
-
-def encode_error(case: Case) -> str:
-    return surface(case).encode_error(msgspec.json.decode(case.given, type=ErrorInfo)).decode() + "\n"
-
-
 OPERATIONS: dict[str, Callable[[Case], str]] = {
     "calls": calls,
     "decode_body": partial(decode_answer, BACKEND, FALLBACK),
-    "decode_error": decode_error,
+    "decode_error": partial(decode_error, BACKEND),
     "decode_request": decode_request,
     "decode_stream": partial(decode_answer, BACKEND, FALLBACK),
-    "encode_error": encode_error,
+    "encode_error": lambda case: encode_error(surface(case), case),
     "encode_request": encode_request,
     "encode_stream": encode_stream,
     "encode_turn": encode_turn,
@@ -131,7 +119,4 @@ def test_case(case: Case) -> None:
 
 
 def test_every_operation_has_cases_and_every_case_an_operation() -> None:
-    found = {case.operation for case in CASES}
-    assert found == set(OPERATIONS)
-    folders = {path.parent.name for path in (CASES[0].path.parent.parent).glob("*/*.txt")}
-    assert folders == set(OPERATIONS)
+    check_complete(CASES, OPERATIONS)
