@@ -1,6 +1,5 @@
 """The official SDKs with an agent's own events in its streams: they do not know them, and lose nothing by that."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,10 +7,8 @@ from pathlib import Path
 import pytest
 from openai import AsyncOpenAI
 
-from scripts.node import find_node
+from tests.sdk.node_program import report_of
 from tests.serving import Serving, serving
-
-NODE = Path(__file__).parent / "node"
 
 AGENT = """
 from trunkline.agent import ToolFinished, ToolStarted
@@ -73,18 +70,7 @@ async def test_the_stream_helper_reads_them_too(server: Serving, client: AsyncOp
 
 
 async def test_the_node_sdk_reads_them_too(server: Serving) -> None:
-    node = find_node()
-    assert node is not None, "no Node.js 20 or newer: run `make test`"
-    process = await asyncio.create_subprocess_exec(
-        str(node.binary),
-        str(NODE / "agent_events.mjs"),
-        f"{server.url}/v1",
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, errors = await process.communicate()
-    assert process.returncode == 0, errors.decode()
-    assert json.loads(out) == {
+    assert await report_of("agent_events.mjs", server) == {
         "text": "Looking. once",
         "progress": ["running", "completed"],
         "last": "response.completed",
