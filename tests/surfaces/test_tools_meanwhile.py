@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Serve
+from tests.fakes.ollama import fake_ollama
 from tests.fakes.upstream import COMPLETION, FakeUpstream, json_answer
 from tests.profiles.hermes import named_events
 from tests.serving import Reply, Serving, serving
@@ -155,6 +156,20 @@ async def test_a_chat_model_that_goes_on_for_an_agent_gets_its_tools_in_order(
         await sent(server, "/v1/responses", model="up-model", input="well?", previous_response_id=first["id"])
     messages = upstream.posts[0].json()["messages"]
     assert [message["role"] for message in messages] == ["user", *ROLES, "user"]
+
+
+async def test_ollama_gets_what_tools_gave_right_behind_their_calls(serve: Serve) -> None:
+    async with fake_ollama() as ollama:
+        toml = f'[backends.up]\ntype = "http"\ndialect = "ollama_chat"\nendpoints = ["{ollama.url}"]\nmodels = ["llama3.2"]\n'
+        async with serve(toml) as server:
+            asked = [{"role": "user", "content": "go"}, call("c1"), said("wait"), output("c1")]
+            await server.request("POST", "/v1/responses", json.dumps({"model": "llama3.2", "input": asked}).encode())
+        messages = ollama.posts("/api/chat")[0]["messages"]
+    assert [(one["role"], one["content"]) for one in messages] == [
+        ("user", "go"),
+        ("assistant", "wait"),
+        ("tool", "c1"),
+    ]
 
 
 async def test_an_output_that_answers_no_call_is_the_upstreams_to_refuse(serve: Serve, upstream: FakeUpstream) -> None:

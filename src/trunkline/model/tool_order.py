@@ -12,7 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeVar
 
+import msgspec
+
 from trunkline.model.items import FunctionCall, FunctionCallOutput, Item, Message, Reasoning
+from trunkline.model.request import Request
 
 Kind = Literal["call", "output", "said", "asked"]
 """`said`: by whoever calls. `asked`: by somebody else, whose turn it then is, open calls or not."""
@@ -79,6 +82,20 @@ def tools_in_order(
             close()
     close()
     return ordered
+
+
+def request_in_order(request: Request) -> Request:
+    """The request with its items in that order, each with its place. An output without a call is the model's to judge."""
+    if not any(isinstance(item, FunctionCall) for item in request.items):
+        return request
+    places = request.places or ("",) * len(request.items)
+    entries = list(zip(request.items, places, strict=True))
+    ordered = tools_in_order(entries, lambda entry: place(entry[0]), strays=True)
+    return msgspec.structs.replace(
+        request,
+        items=tuple([item for item, _ in ordered]),
+        places=tuple([where for _, where in ordered]) if request.places else (),
+    )
 
 
 def _pairs(places: Sequence[tuple[Kind, str]]) -> Iterator[tuple[int, int]]:

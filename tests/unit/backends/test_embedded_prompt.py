@@ -80,6 +80,15 @@ def test_calls_and_outputs_stay_what_they_are_where_the_template_shows_them() ->
     ]
 
 
+def test_outputs_stand_right_behind_their_calls() -> None:
+    other, out = msgspec.structs.replace(CALL, call_id="call_2"), msgspec.structs.replace(OUTPUT, call_id="call_2")
+    ordered = messages_of(
+        said("user", "time?"), said("assistant", "Wait."), CALL, other, out, OUTPUT, template=WITH_TOOLS
+    )
+    happened = (said("user", "time?"), CALL, said("assistant", "Wait."), other, out, OUTPUT)
+    assert messages_of(*happened, template=WITH_TOOLS) == ordered
+
+
 def test_earlier_reasoning_is_not_shown_again() -> None:
     assert messages_of(said("user", "a"), Reasoning(text="hm"), said("assistant", "b")) == [
         {"role": "user", "content": "a"},

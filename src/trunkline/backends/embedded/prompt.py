@@ -36,6 +36,7 @@ from trunkline.model.items import (
     TextPart,
 )
 from trunkline.model.request import AllowedTools, JsonSchema, NamedTool, OpaqueTool, Request, Tool
+from trunkline.model.tool_order import request_in_order
 
 Body = dict[str, Json]
 
@@ -64,7 +65,7 @@ class Template(msgspec.Struct, frozen=True, kw_only=True):
 
 def engine_body(request: Request, *, template: Template, call: tuple[Tool, ...]) -> Body:
     """The call, but for the number of choices. `call`: the tools of which one must be called (`demanded_tools`)."""
-    messages = _messages(request, native=template.tools)
+    messages = _messages(request_in_order(request), native=template.tools)
     body: Body = {"stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
     for key in ("temperature", "top_p", "presence_penalty", "frequency_penalty"):
         value: float | None = getattr(request, key)

@@ -9,6 +9,7 @@ import msgspec
 from trunkline.dialects.ollama_chat.messages import write_messages
 from trunkline.model.errors import UnsupportedParameter
 from trunkline.model.request import JsonSchema, OpaqueTool, Request, Tool
+from trunkline.model.tool_order import request_in_order
 
 _BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
 OPTION = "options."
@@ -39,7 +40,8 @@ def forward_body(body: bytes, request: Request, *, model: str) -> bytes:
 
 def encode_request(request: Request, *, model: str) -> bytes:
     """The whole request. Raises UnsupportedParameter for what no parameter's name says: an image's address, a custom tool."""
-    messages = write_messages(request.items, request.places)
+    ordered = request_in_order(request)
+    messages = write_messages(ordered.items, ordered.places)
     if request.instructions is not None:
         messages.insert(0, {"role": "system", "content": request.instructions})
     body: dict[str, object] = {"model": model, "messages": messages, "stream": request.stream}

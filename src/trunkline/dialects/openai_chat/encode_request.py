@@ -10,7 +10,7 @@ import msgspec
 
 from trunkline.dialects.openai_chat.messages import write_messages
 from trunkline.model.request import AllowedTools, JsonSchema, NamedTool, OpaqueTool, Request, Tool
-from trunkline.model.tool_order import place, tools_in_order
+from trunkline.model.tool_order import request_in_order
 
 _BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LENIENT_BOOLEANS = frozenset({"stream", "store"})
@@ -66,7 +66,7 @@ def _set_stream_options(members: dict[str, msgspec.Raw], *, ask_usage: bool) -> 
 
 def encode_request(request: Request, *, model: str, want_usage: bool) -> bytes:
     """The whole request written anew."""
-    messages = write_messages(tools_in_order(request.items, place, strays=True))
+    messages = write_messages(request_in_order(request).items)
     if request.instructions is not None:
         messages.insert(0, {"role": "system", "content": request.instructions})
     body: dict[str, object] = {"model": model, "messages": messages}
