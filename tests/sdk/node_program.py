@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 
 from scripts.node import find_node
-from tests.serving import Serving, eventually
+from tests.serving import Serving
 
 NODE = Path(__file__).parent / "node"
 
 
 async def report_of(program: str, server: Serving) -> object:
-    """What the program saw, as the JSON it printed; by then the server has let go of it."""
+    """What the program saw, as the JSON it printed."""
     node = find_node()
     assert node is not None, "no Node.js 20 or newer: run `make test`"
     assert (NODE / "node_modules" / "openai").is_dir(), "the Node clients are not installed: run `make test`"
@@ -24,5 +24,4 @@ async def report_of(program: str, server: Serving) -> object:
     )
     out, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()
-    await eventually(lambda: server.backend().active == 0)
     return json.loads(out)

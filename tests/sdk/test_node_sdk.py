@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.sdk.node_program import report_of
-from tests.serving import REQUEST_ID, serving
+from tests.serving import REQUEST_ID, eventually, serving
 
 SCRIPT = r"""
 [[rules]]
@@ -58,7 +58,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 async def _report(folder: Path) -> object:
     async with serving(TOML, base_dir=folder, scripts={"script.toml": SCRIPT}) as server:
-        return await report_of("chat.mjs", server)
+        seen = await report_of("chat.mjs", server)
+        await eventually(lambda: server.backend().active == 0)
+        return seen
 
 
 def test_create(report: dict[str, Any]) -> None:
