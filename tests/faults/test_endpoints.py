@@ -21,7 +21,7 @@ from tests.fakes.upstream import (
     streamed,
     text_frame,
 )
-from tests.serving import eventually, serving, text_of
+from tests.serving import Serving, eventually, serving, text_of
 
 NOBODY = "http://127.0.0.1:1/v1"
 HELLO_PLAN: Plan = [json_answer(COMPLETION)]
@@ -44,6 +44,12 @@ async def two() -> AsyncIterator[Sequence[FakeUpstream]]:
 
 def host(upstream: FakeUpstream) -> str:
     return upstream.url.removeprefix("http://").removesuffix("/v1")
+
+
+async def distrusted(server: Serving) -> list[str]:
+    """The endpoints of which something is held against them: they get nothing for now, or their next call is a trial."""
+    ready = (await server.get("/health/ready")).json()
+    return [*{**ready.get("ejected", {}), **ready.get("half_open", {})}]
 
 
 async def test_calls_go_round_and_say_who_answered(two: Sequence[FakeUpstream], serve: Serve) -> None:
@@ -135,7 +141,7 @@ async def test_a_clients_mistake_is_told_at_once_and_ejects_nobody(two: Sequence
         for _ in range(10):
             assert (await server.chat(model="up-model")).status == 400
         assert [len(each.posts) for each in two] == [5, 5]
-        assert "ejected" not in (await server.get("/health/ready")).json()
+        assert await distrusted(server) == []
 
 
 async def test_an_endpoint_that_failed_is_left_alone_and_shown(two: Sequence[FakeUpstream], serve: Serve) -> None:
@@ -244,7 +250,7 @@ async def test_a_server_of_named_models_need_not_list_them(upstream: FakeUpstrea
     async with serve(pool(NOBODY, upstream.url, more=NAMED)) as server:
         reply = await server.get("/health/ready")
         assert (reply.status, reply.json()["backends"]) == (200, {"gpu": "ok"})
-        assert list(reply.json()["ejected"]) == ["gpu@127.0.0.1:1"]
+        assert await distrusted(server) == ["gpu@127.0.0.1:1"]
         upstream.plan(HELLO_PLAN)
         assert (await server.chat(model="mine")).headers["x-trunkline-route"].startswith(f"gpu@{host(upstream)}/")
 

@@ -14,7 +14,7 @@ from aiohttp import web
 from tests.cli.program import Program
 from tests.conftest import Serve
 from tests.fakes.upstream import COMPLETION, HELLO
-from tests.faults.test_endpoints import pool
+from tests.faults.test_endpoints import distrusted, pool
 from tests.serving import Reply, Serving, eventually
 
 SCRIPT = """
@@ -50,8 +50,7 @@ async def test_one_of_two_servers_is_killed_under_load_and_comes_back(tmp_path: 
             broken = [reply for reply in replies if not _whole(reply)]
             assert len(broken) <= 8  # only what that server had begun to say
             assert all(_broke_off(reply) for reply in broken), broken
-            ejected = (await server.get("/health/ready")).json()["ejected"]
-            assert list(ejected) == [endpoint.label]
+            assert await distrusted(server) == [endpoint.label]
             assert (await server.get("/health")).json()["active"] == 0
             later = await asyncio.gather(*[server.chat(model="up-model") for _ in range(20)])
             assert all(_whole(reply) for reply in later)
@@ -63,7 +62,7 @@ async def test_one_of_two_servers_is_killed_under_load_and_comes_back(tmp_path: 
                     reply = await server.chat(model="up-model")
                     assert _whole(reply)
                     seen[reply.headers["x-trunkline-route"].partition("/")[0]] += 1
-                assert "ejected" not in (await server.get("/health/ready")).json()
+                assert await distrusted(server) == []
 
 
 def _whole(reply: Reply) -> bool:
