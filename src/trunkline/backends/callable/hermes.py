@@ -1,4 +1,4 @@
-"""What an agent of hermes-agent (seen in 0.19.0) gets around its turn from its own server, beside callbacks.
+"""What an agent of hermes-agent (seen in 0.14.0 and 0.19.0) gets around its turn from its own server, beside callbacks.
 
 Its tools ask before they run a command that destroys something, or a script: whoever is registered for the session
 that their context names. Where no session is around them they ask nobody, and go ahead. So each turn is a session of
@@ -26,7 +26,7 @@ from trunkline.agent import Turn
 from trunkline.backends.callable.form import accepts
 from trunkline.ports.approvals import CHOICES, DENY
 
-_ONCE = "once"
+_ONCE, _ELICITATION = "once", "mcp_elicitation"
 _numbers = itertools.count()
 _log = logging.getLogger("trunkline.agent")
 
@@ -141,7 +141,9 @@ def _text(asked: Mapping[str, object]) -> str:
 
 
 def _choices(asked: Mapping[str, object]) -> tuple[str, ...]:
-    """Where hermes-agent does not say that a choice may be remembered, it is about this one case."""
-    if asked.get("smart_denied") or "allow_permanent" not in asked:
+    """Some questions are about one case: a command that its model of its own has refused, whatever an MCP server wants to know."""
+    if asked.get("smart_denied") or asked.get("pattern_keys") == [_ELICITATION]:
         return _ONCE, DENY
-    return CHOICES if asked["allow_permanent"] else tuple([choice for choice in CHOICES if choice != "always"])
+    return (
+        CHOICES if asked.get("allow_permanent", True) else tuple([choice for choice in CHOICES if choice != "always"])
+    )
