@@ -26,8 +26,9 @@ class _Run:
         self.logprobs: list[TokenLogprob] = []
 
     def takes(self, event: ev.Delta) -> bool:
-        same_part = not isinstance(event, ev.SummaryDelta) or event.part == getattr(self.first, "part", 0)
-        return type(event) is type(self.first) and same_part
+        if isinstance(self.first, ev.SummaryDelta):
+            return isinstance(event, ev.SummaryDelta) and event.part == self.first.part
+        return type(event) is type(self.first)
 
     def events(self) -> list[ev.Event]:
         joined = msgspec.structs.replace(self.first, text="".join(self.texts))

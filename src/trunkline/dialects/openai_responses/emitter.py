@@ -30,7 +30,7 @@ from trunkline.dialects.openai_responses.write_items import (
 )
 from trunkline.dialects.writing import write_json
 from trunkline.model import events as ev
-from trunkline.model.items import FunctionCall, Message, Reasoning, TextPart
+from trunkline.model.items import FunctionCall, Message, Reasoning, RefusalPart, TextPart
 from trunkline.model.request import Request
 from trunkline.model.tokens import TokenLogprob
 from trunkline.model.turn import Fold, OpenItem
@@ -416,7 +416,8 @@ class ResponseEmitter:
         else:
             assert isinstance(item, Message)
             last = item.content[-1]
-            text = getattr(last, "text", "")
+            assert isinstance(last, TextPart | RefusalPart)
+            text = last.text
             if isinstance(last, TextPart):
                 said = last
                 logprobs = self._part_logprobs(shown.open_item, whole=whole)
