@@ -9,6 +9,7 @@ A miss is translated, never relayed: what is kept must serve every surface, so i
 cache then reads exactly like those that come from it. Nothing crosses tenants: the owner of the key is part of what is asked.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 import msgspec
@@ -99,11 +100,14 @@ class AnswerCache:
             return reader
         call.outcome.cache = "hit"
         reader = under_way.flight.join(again=Replay(call, entropy=self._entropy).again)
-        await reader.opened()
-        call.outcome.grace_s = under_way.flight.outcome.grace_s
-        row.joined += 1
-        row.hits += 1
-        await self._given(call, ignored=under_way.flight.outcome.ignored)
+        async with contextlib.AsyncExitStack() as not_given:
+            not_given.push_async_callback(reader.aclose)
+            await reader.opened()
+            call.outcome.grace_s = under_way.flight.outcome.grace_s
+            row.joined += 1
+            row.hits += 1
+            await self._given(call, ignored=under_way.flight.outcome.ignored)
+            not_given.pop_all()
         return reader
 
     def _begin(self, call: Call, place: FlightKey, meaning: _Meaning | None, ask: Ask) -> Flight:
