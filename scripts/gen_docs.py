@@ -174,8 +174,8 @@ Better here, and not what its clients trip over:
 
 - A stream that fails ends with an error object, without a finish reason and without `[DONE]`.
 - The first chunk has the role and the first text together.
-- A key in `Idempotency-Key` gives the same answer again with the same id, also streamed, of a run or a turn in `/api/sessions`, and after
-  a restart.
+- A key in `Idempotency-Key` gives the same answer again with the same id, also streamed, of a run or a turn in `/api/sessions`,
+  and after a restart.
 - Runs can be listed, and their events read again, from any point and by any number of readers.
 - A response that a stopping server cut off, or that was cancelled, is `incomplete` and keeps what there was, as one whose client
   left does; one that was in the background when the server stopped is `failed`. A run that was stopped is `cancelled`.
