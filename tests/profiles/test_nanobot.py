@@ -338,5 +338,7 @@ async def test_turns_of_one_session_come_one_after_another(serve: Serve) -> None
         assert server.application.runtime.sessions.busy == 2
         agent.opened.set()
         assert [said(await one) for one in asked] == ["waited"] * 3
-        await eventually(lambda: server.application.runtime.sessions.busy == 0)  # nothing is left of a session that rests
+        await eventually(
+            lambda: server.application.runtime.sessions.busy == 0
+        )  # nothing is left of a session that rests
     assert agent.most_active == 2
