@@ -46,9 +46,14 @@ class FrameDecoder(Generic[Frame]):
                 if self.ended:
                     break
                 self.read_frame(frame, events)
+        # Raised here: a function that raises what it is given is held by it, and both stay until the collector comes.
         except (FrameTooLarge, LineTooLarge) as error:
+            if not self._started:
+                raise BackendProtocolError(str(error)) from error
             self._fail(BackendProtocolError(str(error)), events)
         except BackendError as error:
+            if not self._started:
+                raise
             self._fail(error, events)
         return events
 
@@ -56,8 +61,6 @@ class FrameDecoder(Generic[Frame]):
         raise NotImplementedError
 
     def _fail(self, error: BackendError, events: list[ev.Event]) -> None:
-        if not self._started:
-            raise error
         self.ended = True
         events.append(ev.TurnFailed(error.info()))
 
