@@ -136,6 +136,20 @@ async def test_a_run_that_cannot_be_read_any_more_ends(tmp_path: Path, stored: o
 # Stopping
 
 
+async def test_a_run_whose_log_is_damaged_does_not_lock_its_conversation(tmp_path: Path) -> None:
+    async with on_file(tmp_path, toml=FEW) as server:
+        client = Asking(server)
+        for _ in range(SLOTS):
+            await client.create("hang", background=True)
+        await eventually(lambda: server.backend().active == SLOTS)
+        queued = await client.create("what was queued", background=True, conversation="chat")
+    with contextlib.closing(sqlite3.connect(tmp_path / "runs.db")) as file, file:
+        file.execute("UPDATE events SET data = ? WHERE run_id = ?", (b"damaged", queued["id"]))
+    async with on_file(tmp_path) as server:
+        async with asyncio.timeout(10):
+            assert (await Asking(server).create("go on", conversation="chat"))["status"] == "completed"
+
+
 async def test_a_run_has_the_grace_of_any_answer_and_its_readers_read_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "bot.py").write_text(BOT)
     toml = TOML.partition("[backends")[0] + '[backends.bot]\ntype = "python"\ntarget = "bot.py:agent"\n'

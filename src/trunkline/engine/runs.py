@@ -289,12 +289,15 @@ class Runs:
             run = await self._again(stored)
         except RequestError as error:  # what it continues has changed meanwhile: it cannot be answered any more
             run, refused = await self._again(stored, alone=True), error
-        _go_on(run, await replay(self._store, self._codec, stored, run.call.request, _started(run.call)))
-        if refused is None:
-            self._room.take(stored.tenant, run.held_bytes)
-            self._begin(run)
-        else:
-            await self._end(run, ev.TurnFailed(refused.info()), insist=False)
+        with contextlib.ExitStack() as not_begun:
+            not_begun.push(run.turn)  # others of its conversation wait for it
+            _go_on(run, await replay(self._store, self._codec, stored, run.call.request, _started(run.call)))
+            if refused is None:
+                not_begun.pop_all()
+                self._room.take(stored.tenant, run.held_bytes)
+                self._begin(run)
+            else:
+                await self._end(run, ev.TurnFailed(refused.info()), insist=False)
 
     async def _lost(self, stored: StoredRun) -> None:
         """A run that was being answered when the server died: what it had said is kept, its open items are closed."""
@@ -315,13 +318,14 @@ class Runs:
         emitted = [*closing, *fresh.emitter.queued(_started(fresh.call), again=True)]
         snapshot = stored_response(response_in(emitted[-1][1]), fresh.chained, background=True)
         events = _logged(emitted, self._clock, first=first)
-        if await self._store.requeue_run(stored.tenant, stored.id, response=snapshot, events=events):
-            logger.warning("run %s has lost its worker and is run again, attempt %d", stored.id, fresh.attempt)
-            fresh.log = RunLog(first=fresh.emitter.sequence_number)
-            self._room.take(stored.tenant, fresh.held_bytes)
-            self._begin(fresh)
-        else:
-            fresh.turn.close()
+        with contextlib.ExitStack() as not_begun:
+            not_begun.push(fresh.turn)
+            if await self._store.requeue_run(stored.tenant, stored.id, response=snapshot, events=events):
+                not_begun.pop_all()
+                logger.warning("run %s has lost its worker and is run again, attempt %d", stored.id, fresh.attempt)
+                fresh.log = RunLog(first=fresh.emitter.sequence_number)
+                self._room.take(stored.tenant, fresh.held_bytes)
+                self._begin(fresh)
 
     async def _again(self, stored: StoredRun, *, alone: bool = False) -> Run:
         """The run as it was before it began to be answered; `alone`: without its history, for one that has to end."""
