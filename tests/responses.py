@@ -115,21 +115,24 @@ def in_official_types(events: list[Streamed]) -> None:
 
 
 def items_are_closed(events: list[Streamed]) -> None:
-    """S4 and S10: every item has its place and its end, and is closed before the next opens."""
-    open_id: str | None = None
+    """S4 and S10: every item has its place and its end, and is closed before the next opens; but a tool may run meanwhile."""
+    opened: dict[int, str] = {}
+    running: set[int] = set()
     place = -1
     for event in events:
         said = event.json
         if event.kind == "response.output_item.added":
-            assert open_id is None, "an item opens in another"
-            place, open_id = place + 1, said["item"]["id"]
+            assert opened.keys() <= running, "an item opens in another"
+            place += 1
             assert said["output_index"] == place
+            opened[place] = said["item"]["id"]
         elif event.kind == "response.output_item.done":
-            assert (said["output_index"], said["item"]["id"]) == (place, open_id)
-            open_id = None
+            assert opened.pop(said["output_index"]) == said["item"]["id"]
         elif "item_id" in said:
-            assert (said["output_index"], said["item_id"]) == (place, open_id), event.kind
-    assert open_id is None, "an item is left open"
+            assert opened[said["output_index"]] == said["item_id"], event.kind
+            if event.kind == "response.mcp_call_arguments.done":
+                running.add(said["output_index"])
+    assert not opened, "an item is left open"
 
 
 def parts_are_closed(events: list[Streamed]) -> None:
@@ -155,7 +158,11 @@ def parts_are_closed(events: list[Streamed]) -> None:
 
 
 _TEXTS = {"output_text": "text", "reasoning_text": "text", "reasoning_summary_text": "text", "refusal": "refusal"}
-_INPUTS = {"function_call_arguments": "arguments", "custom_tool_call_input": "input"}
+_INPUTS = {
+    "function_call_arguments": "arguments",
+    "custom_tool_call_input": "input",
+    "mcp_call_arguments": "arguments",
+}
 
 
 def _joined_deltas(events: list[Streamed], done_keys: Mapping[str, str]) -> dict[tuple[str, int, int], str]:
@@ -198,7 +205,8 @@ def texts_are_their_deltas(events: list[Streamed]) -> None:
 
 def output_is_the_done_items(events: list[Streamed]) -> None:
     """S7: the final output is the items as they were done, each what the official types say."""
-    done = [event.json["item"] for event in events if event.kind == "response.output_item.done"]
+    ends = [event.json for event in events if event.kind == "response.output_item.done"]
+    done = [end["item"] for end in sorted(ends, key=lambda end: int(end["output_index"]))]
     assert json.loads(final_of(events))["output"] == done[answered_from(events) :]
     for item in done:
         ITEM.validate_json(json.dumps(item), strict=True)

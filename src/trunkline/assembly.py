@@ -114,7 +114,9 @@ def assemble(
         lightens=profile.lightens_requests,
     )
     chaining = Chaining(store, inherits_instructions=profile.inherits_instructions, max_messages=profile.max_messages)
-    responses_codec = ResponsesSurface(profile, now=clock.now_s, tool_events=config.server.tool_events)
+    responses_codec = ResponsesSurface(
+        profile, now=clock.now_s, tool_events=config.server.tool_events, tool_items=config.server.tool_items
+    )
     lag, process = LoopLag(), Process(started_at=clock.now_s())
     runs = Runs(
         store, gateway, chaining, responses_codec, accounts=accounts, clock=clock, max_runs=config.runs.max_runs

@@ -38,7 +38,8 @@ PUBLIC: dict[str, str] = {
         AudioPart FilePart FunctionCall FunctionCallOutput ImagePart Item Message OpaqueItem OpaquePart Part Reasoning
         RefusalPart Role Status TextPart ToolKind text_of""",
     "trunkline.model.request": """
-        AllowedTools JsonSchema NamedTool OpaqueTool OpaqueToolChoice Request ResponseFormat Tool ToolChoice ToolEvents""",
+        AllowedTools JsonSchema NamedTool OpaqueTool OpaqueToolChoice Request ResponseFormat Tool ToolChoice ToolEvents
+        ToolItems""",
     "trunkline.model.tokens": "TokenLogprob TopLogprob",
     "trunkline.model.turn": "ChoiceEnd Fold OpenItem Turn TurnItem fold terminal_for",
     "trunkline.model.usage": "Usage",

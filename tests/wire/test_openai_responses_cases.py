@@ -39,6 +39,7 @@ def surface(case: Case) -> ResponsesSurface:
             error_style="plain" if case.settings.get("error_style") == "plain" else "openai",
             done_sentinel=case.settings.get("done_sentinel") != "false",
             usage_details=case.settings.get("usage_details") != "false",
+            tool_items="mcp_call" if case.settings.get("tool_items") == "mcp_call" else "function_call",
         ),
         now=lambda: 1700000009.75,
     )

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from trunkline.model.errors import ConfigError
-from trunkline.model.request import ToolEvents
+from trunkline.model.request import ToolEvents, ToolItems
 
 ModelChoice = Literal["known", "first", "any"]
 ExtraSurface = Literal["/api/sessions", "/api/jobs", "/api/cron", "/api/platforms", "/v1/skills", "/v1/toolsets", "/p"]
@@ -45,6 +45,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
             otherwise: nothing (`off`), named events (`events`), or lines of reasoning (`reasoning`).
         tool_event_shape: `chunk` is a chunk without choices that has the members of the event; `bare` is
             `{tool, emoji, label, toolCallId, status}`.
+        tool_items: As what a response has the tools that an agent runs itself, unless `server.tool_items` says otherwise: a
+            `function_call` and its output, or an `mcp_call`.
         tool_output_lists: In streams of the Responses API the output of a tool is a list of parts, not a string.
         early_status: The head of a chat stream is sent once the request is found right, before the backend has said anything.
         cut_status: Status of a streamed response that the stopping server cut off; `incomplete` is also what one is whose
@@ -101,6 +103,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     chat_usage: Literal["known", "always", "finish"] = "known"
     tool_events: ToolEvents = "off"
     tool_event_shape: Literal["chunk", "bare"] = "chunk"
+    tool_items: ToolItems = "function_call"
     tool_output_lists: bool = False
     early_status: bool = False
     cut_status: Literal["failed", "incomplete"] = "failed"

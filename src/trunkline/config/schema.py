@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from trunkline.model.request import ToolEvents
+from trunkline.model.request import ToolEvents, ToolItems
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -48,6 +48,8 @@ class ServerSettings(_Table, frozen=True, kw_only=True):
             client does not say: `off`, named events (`events`), or lines of reasoning (`reasoning`) for chat UIs that show only
             that; absent: as the profile says. Where nothing is shown, what an agent asks is denied at once. Streams of Responses
             show its questions with `events` alone.
+        tool_items: As what a response has the tools that an agent runs itself: a `function_call` and its output, or an `mcp_call`,
+            which clients that run tools of their own do not take for one of those; absent: as the profile says.
         default_model: Model that answers when a request names none; absent: such a request is a 400.
         model_name: Name under which a single agent is shown.
         keepalive_s: Seconds of silence after which a stream sends an SSE comment.
@@ -64,6 +66,7 @@ class ServerSettings(_Table, frozen=True, kw_only=True):
     keys: tuple[KeySettings, ...] = ()
     cors_origins: tuple[str, ...] = ()
     tool_events: ToolEvents | None = None
+    tool_items: ToolItems | None = None
     default_model: str | None = None
     model_name: str | None = None
     keepalive_s: Positive = 15.0

@@ -197,3 +197,17 @@ def read_usage(source: Object, *, input_name: str, output_name: str) -> Usage:
 def _count(source: Object, key: str) -> int:
     value = source.get(key)
     return value if type(value) is int else 0
+
+
+def tool_error_text(error: Json) -> str:
+    """What the failed tool of an `mcp_call` said, of whichever of the API's three kinds its error is."""
+    said = error
+    if isinstance(error, dict):
+        said = error.get("content") or error.get("message") or error
+    parts = said if isinstance(said, list) else []
+    texts = [text for part in parts if isinstance(part, dict) and isinstance(text := part.get("text"), str)]
+    if texts and len(texts) == len(parts):
+        return "".join(texts)
+    if said is None or isinstance(said, str):
+        return said or ""
+    return msgspec.json.encode(said).decode()

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from trunkline.dialects.openai_responses.compaction import COMPACTION, with_summaries, write_summary
+from trunkline.dialects.openai_responses.mcp_calls import with_tool_runs
 from trunkline.dialects.openai_responses.write_items import derived_id, input_items
 from trunkline.engine.answer_size import AnswerSize
 from trunkline.engine.call import Call
@@ -75,7 +76,7 @@ async def compact(gateway: Gateway, call: Call) -> Compacted:
 
 async def _summarised(gateway: Gateway, call: Call) -> tuple[str, Usage]:
     request = call.request
-    text = PROMPT.format(conversation="\n\n".join(_lines(with_summaries(request))))
+    text = PROMPT.format(conversation="\n\n".join(_lines(with_tool_runs(with_summaries(request), others=True))))
     context_tokens = await gateway.context_tokens(request.model or "")
     at_most = min(MAX_TOKENS, (context_tokens or MAX_TOKENS * ROOM_TO_ANSWER) // ROOM_TO_ANSWER)
     asking = Request(

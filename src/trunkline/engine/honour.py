@@ -11,6 +11,7 @@ import msgspec
 
 from trunkline.dialects.openai_responses.added_tools import with_added_tools
 from trunkline.dialects.openai_responses.compaction import COMPACTION, with_summaries
+from trunkline.dialects.openai_responses.mcp_calls import with_tool_runs
 from trunkline.model.errors import InvalidParameter, UnsupportedParameter
 from trunkline.model.items import (
     AudioPart,
@@ -57,8 +58,9 @@ def translated(
 ) -> tuple[Request, tuple[str, ...]]:
     """What of the request the backend gets, and the names of what it will ignore or not get: keys that nothing here names, and
     tools of a host's that are only declared. Raises UnsupportedParameter for what can neither be honoured nor ignored."""
-    request = with_summaries(request)
-    if capabilities.forwards_unknown == dialect:
+    native = capabilities.forwards_unknown == dialect
+    request = with_tool_runs(with_summaries(request), others=not native)
+    if native:
         return request, ()
     unknown = [key for key in request.extra if key not in request.asked]
     if request.extra:

@@ -2,9 +2,12 @@
 
 import msgspec
 
+from trunkline.dialects.openai_responses.mcp_calls import MCP_CALL
 from trunkline.engine.chaining import Chained
 from trunkline.model.request import Tool
 from trunkline.ports.stores import RunStatus, StoredItem, StoredResponse, stored_item
+
+_NULL = msgspec.Raw(b"null")
 
 
 class _Ended(msgspec.Struct):
@@ -24,6 +27,8 @@ class _Call(msgspec.Struct):
     status: str | None = None
     call_id: str | None = None
     name: str | None = None
+    output: msgspec.Raw = _NULL
+    error: msgspec.Raw = _NULL
 
 
 class _WithResponse(msgspec.Struct):
@@ -71,11 +76,16 @@ def _to_continue(ended: _Ended, chained: Chained) -> bytes:
         [
             raw
             for raw, item in zip(_LIST.decode(ended.output), items, strict=True)
-            if item.type not in ("function_call", "custom_tool_call")
-            or item.call_id in answered
-            or (item.status != "incomplete" and item.name in tools)
+            if not _waits(item) or item.call_id in answered or (item.status != "incomplete" and item.name in tools)
         ]
     )
+
+
+def _waits(item: _Call) -> bool:
+    """Whether it is a call without an output of its own. A run of another server's has no call_id, and goes back as it came."""
+    if item.type == MCP_CALL:
+        return item.call_id is not None and bytes(item.output) == bytes(item.error) == b"null"
+    return item.type in ("function_call", "custom_tool_call")
 
 
 def response_in(event: bytes) -> bytes:

@@ -97,7 +97,7 @@ class FunctionCall(msgspec.Struct, frozen=True, tag="function_call", omit_defaul
 
 
 class FunctionCallOutput(msgspec.Struct, frozen=True, tag="function_call_output", omit_defaults=True, kw_only=True):
-    """What a tool returned. A bare string is one text part with `as_string`."""
+    """What a tool returned. A bare string is one text part with `as_string`. `failed`: who ran it says so."""
 
     call_id: str
     content: tuple[Part, ...] = ()
@@ -105,6 +105,7 @@ class FunctionCallOutput(msgspec.Struct, frozen=True, tag="function_call_output"
     name: str | None = None
     tool: ToolKind = "function"
     hosted: bool = False
+    failed: bool = False
     id: str | None = None
     status: Status = "completed"
     extra: Mapping[str, msgspec.Raw] = {}

@@ -77,6 +77,8 @@ ResponseFormat = Literal["text", "json_object"] | JsonSchema
 
 ToolEvents = Literal["off", "events", "reasoning"]
 """What a chat stream shows of the tools that run behind it."""
+ToolItems = Literal["function_call", "mcp_call"]
+"""As what a response has the runs of these tools: a call and its output, or one item of the server's."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -171,7 +171,7 @@ class Answer:
         if name is None:
             return
         events.append(ev.ToolProgress(call_id=call_id, name=name, status="completed", failed=bool(value.failed)))
-        self._output(events, call_id=call_id, name=name, output=output)
+        self._output(events, call_id=call_id, name=name, output=output, failed=bool(value.failed))
 
     def _function_call(self, value: author.FunctionCall, events: list[ev.Event]) -> None:
         name = _name_field(value.name, "FunctionCall.name")
@@ -216,7 +216,9 @@ class Answer:
             events.append(ev.ArgumentsDelta(index, arguments))
         events.append(ev.ItemDone(index=index))
 
-    def _output(self, events: list[ev.Event], *, call_id: str, name: str, output: str | None = None) -> None:
+    def _output(
+        self, events: list[ev.Event], *, call_id: str, name: str, output: str | None = None, failed: bool = False
+    ) -> None:
         """What a tool gave; None where it never came to an end."""
         index, item_id = self._new_index(events), self._item_id("fco_")
         events.append(
@@ -230,6 +232,7 @@ class Answer:
             as_string=True,
             name=name,
             hosted=True,
+            failed=failed,
             id=item_id,
             status="incomplete" if output is None else "completed",
         )

@@ -258,7 +258,13 @@ class Player:
         self._emit(ev.ToolProgress(call_id=call_id, name=step.run, status="completed", failed=step.failed))
         index, item_id = self._opened(number), self._item_id("fco_")
         item = FunctionCallOutput(
-            call_id=call_id, content=(TextPart(step.output),), as_string=True, name=step.run, hosted=True, id=item_id
+            call_id=call_id,
+            content=(TextPart(step.output),),
+            as_string=True,
+            name=step.run,
+            hosted=True,
+            failed=step.failed,
+            id=item_id,
         )
         self._emit(
             ev.ItemStarted(

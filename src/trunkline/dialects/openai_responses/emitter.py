@@ -18,7 +18,9 @@ from typing import ClassVar, Literal
 
 import msgspec
 
+from trunkline.dialects.openai_responses import mcp_calls
 from trunkline.dialects.openai_responses.agent_events import ToolRuns, question
+from trunkline.dialects.openai_responses.mcp_calls import MCP_CALL, Waiting
 from trunkline.dialects.openai_responses.parts import write_annotation, write_logprobs
 from trunkline.dialects.openai_responses.response import ResponseBuilder, Settings, shows_approvals
 from trunkline.dialects.openai_responses.write_items import (
@@ -33,7 +35,7 @@ from trunkline.model import events as ev
 from trunkline.model.items import FunctionCall, Message, Reasoning, RefusalPart, TextPart
 from trunkline.model.request import Request
 from trunkline.model.tokens import TokenLogprob
-from trunkline.model.turn import Fold, OpenItem
+from trunkline.model.turn import Fold, OpenItem, TurnItem
 
 Emitted = tuple[str, bytes]
 """An event: its type, and its JSON."""
@@ -102,7 +104,11 @@ class ResponseEmitter:
         self._items: dict[int, _Shown] = {}
         self._tools: ToolRuns | None = None  # most answers are no agent's
         # The end of an agent's own call, by its call_id: what comes next may say that its tool has begun, which goes with it.
-        self._held: tuple[str | None, dict[str, object]] | None = None
+        self._held: tuple[str | None, str, dict[str, object]] | None = None
+        # Where such a call and its output are one item: those whose output has not come, and by the output's index those that wait
+        # for its end.
+        self._runs: Waiting[_Shown] | None = Waiting() if settings.tool_items == MCP_CALL else None
+        self._ending: dict[int, _Shown] = {}
         self.next_output = 0
         """The place that the next item gets."""
         self.sequence_number = 0
@@ -133,7 +139,7 @@ class ResponseEmitter:
             return rule(self, event) if rule is not None else []
         if isinstance(event, ev.ToolProgress) and event.status == "running" and event.call_id == self._held[0]:
             self._tools = self._tools or ToolRuns()
-            self._held[1]["progress"] = self._tools.began(event, now=self._now())
+            self._held[2]["progress"] = self._tools.began(event, now=self._now())
             return self._let_go()
         return [*self._let_go(), *(rule(self, event) if rule is not None else [])]
 
@@ -169,6 +175,13 @@ class ResponseEmitter:
         if event.choice != 0:
             return []
         self._fold.feed(event)
+        if self._runs is not None and mcp_calls.is_run(event):
+            return self._run_started(event)
+        if self._runs is not None and event.kind == "function_call_output":
+            run = self._runs.take(event.call_id)
+            if run is not None:
+                self._ending[event.index] = run
+                return []
         wire_type = event.kind.replace("function_call", "custom_tool_call") if event.tool == "custom" else event.kind
         item_id = event.item_id or derived_id(wire_type, self._turn_id, str(event.index))
         shown = _Shown(self._fold.open_item(event.index), wire_type, item_id)
@@ -208,9 +221,15 @@ class ResponseEmitter:
         return self._emit("response.output_item.added", members)
 
     def _item_done(self, event: ev.ItemDone) -> list[Emitted]:
+        run = self._ending.pop(event.index, None)
+        if run is not None:
+            self._fold.feed(event)
+            return self._run_ended(run, self._fold.closed_item(event.index))
         shown = self._items.get(event.index)
         if shown is None:
             return []
+        if shown.wire_type == MCP_CALL:
+            return self._run_called(shown, event)
         emitted = self._close_parts(shown)
         self._fold.feed(event)
         item = write_output_item(self._fold.closed_item(event.index), self._turn_id, logprobs=self._logprobs)
@@ -222,10 +241,44 @@ class ResponseEmitter:
             members: dict[str, object] = {"output_index": shown.output_index, "item": item}
             started = shown.open_item.started
             if started.hosted and started.kind == "function_call":
-                self._held = started.call_id, members
+                self._held = started.call_id, "response.output_item.done", members
             else:
                 emitted.append(self._emit("response.output_item.done", members))
         del self._items[event.index]
+        return emitted
+
+    # Tools that the backend runs, where a call and its output are one item
+
+    def _run_started(self, event: ev.ItemStarted) -> list[Emitted]:
+        item_id = mcp_calls.run_id(self._turn_id, event.index)
+        shown = self._items[event.index] = _Shown(self._fold.open_item(event.index), MCP_CALL, item_id)
+        return [
+            self._announce(shown, mcp_calls.opening(item_id, name=event.name, call_id=event.call_id)),
+            self._of_item("response.mcp_call.in_progress", shown, {}),
+        ]
+
+    def _run_called(self, shown: _Shown, event: ev.ItemDone) -> list[Emitted]:
+        """The call is whole. Its item stays open until the output is there."""
+        assert self._runs is not None
+        self._fold.feed(event)
+        call = self._fold.closed_item(event.index).item
+        assert isinstance(call, FunctionCall)
+        members = {"item_id": shown.item_id, "output_index": shown.output_index, "arguments": call.arguments}
+        self._held = call.call_id, "response.mcp_call_arguments.done", members
+        self._runs.add(call.call_id, shown)
+        del self._items[event.index]
+        return []
+
+    def _run_ended(self, shown: _Shown, output: TurnItem | None) -> list[Emitted]:
+        started = shown.open_item.started
+        item = mcp_calls.write_run(self._fold.closed_item(started.index), output, self._turn_id)
+        ended = mcp_calls.ended_event(item)
+        members: dict[str, object] = {"output_index": shown.output_index, "item": item}
+        progress = None if self._tools is None else self._tools.ended(started.call_id)
+        if progress is not None:
+            members["progress"] = progress
+        emitted = [] if ended is None else [self._of_item(ended, shown, {})]
+        emitted.append(self._emit("response.output_item.done", members))
         return emitted
 
     @property
@@ -319,7 +372,7 @@ class ResponseEmitter:
         """A member of an object waits for it; an event that no name of ours fits is passed on, renumbered."""
         shown = None if event.index is None else self._items.get(event.index)
         if not event.name.startswith(EVENT_PREFIX):
-            if event.index is None or shown is not None:
+            if event.index is None or shown is not None or event.index in self._ending:
                 self._fold.feed(event)
             return []
         members: dict[str, object] = {**_MEMBERS.decode(event.payload)}
@@ -334,8 +387,8 @@ class ResponseEmitter:
     def _let_go(self) -> list[Emitted]:
         if self._held is None:
             return []
-        (_, members), self._held = self._held, None
-        return [self._emit("response.output_item.done", members)]
+        (_, event_type, members), self._held = self._held, None
+        return [self._emit(event_type, members)]
 
     def _tool_progress(self, event: ev.ToolProgress) -> list[Emitted]:
         """That it has ended waits for its output, which comes next."""
@@ -443,6 +496,9 @@ class ResponseEmitter:
         emitted = self._let_go()
         for index in self._fold.open_indexes:
             emitted += self._item_done(ev.ItemDone(index=index, status="incomplete"))
+        emitted += self._let_go()
+        for run in () if self._runs is None else self._runs.take_all():
+            emitted += self._run_ended(run, None)
         return emitted
 
     def _end(self, event: ev.Terminal) -> list[Emitted]:
@@ -514,6 +570,7 @@ class ResponseEmitter:
 
 
 _ARGUMENTS_TYPES: Mapping[str, str] = {
+    MCP_CALL: "response.mcp_call_arguments",
     "function_call": "response.function_call_arguments",
     "custom_tool_call": "response.custom_tool_call_input",
 }

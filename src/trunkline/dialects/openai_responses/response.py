@@ -9,11 +9,21 @@ from typing import Literal
 
 import msgspec
 
+from trunkline.dialects.openai_responses import mcp_calls
 from trunkline.dialects.openai_responses.parts import write_failure, write_usage
 from trunkline.dialects.openai_responses.write_items import EVENT_PREFIX, Wire, output_items, with_output_list
 from trunkline.dialects.openai_wire import join_extensions
 from trunkline.model import events as ev
-from trunkline.model.request import AllowedTools, JsonSchema, NamedTool, OpaqueTool, OpaqueToolChoice, Request, Tool
+from trunkline.model.request import (
+    AllowedTools,
+    JsonSchema,
+    NamedTool,
+    OpaqueTool,
+    OpaqueToolChoice,
+    Request,
+    Tool,
+    ToolItems,
+)
 from trunkline.model.turn import Turn
 from trunkline.model.usage import Usage
 
@@ -31,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         shows_approvals: what an agent asks is shown in streams whose clients do not say whether they want it.
         own_name: begins the names of events that the API does not have, and is the name of what an agent says of its run.
         tool_output_lists: in streams, text that a tool returned is a list of parts (decision 10).
+        tool_items: as what the runs of a backend's own tools are shown.
     """
 
     json_spacing: bool = False
@@ -39,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shows_approvals: bool = False
     own_name: str = ev.OWN
     tool_output_lists: bool = False
+    tool_items: ToolItems = "function_call"
 
 
 def shows_approvals(request: Request, settings: Settings) -> bool:
@@ -66,7 +78,8 @@ class ResponseBuilder:
         usage = turn.usage
         if usage is None and status in ("completed", "incomplete"):
             usage = Usage()  # clients read the counts of an answer without asking whether there are any
-        output = output_items(turn, logprobs=self._request.logprobs)
+        write = mcp_calls.output_items if self._settings.tool_items == "mcp_call" else output_items
+        output = write(turn, logprobs=self._request.logprobs)
         if streamed and self._settings.tool_output_lists:
             output = [with_output_list(item) for item in output]
         written = self._object(

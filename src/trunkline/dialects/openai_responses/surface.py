@@ -19,7 +19,7 @@ from trunkline.dialects.openai_wire import write_error
 from trunkline.dialects.writing import write_json
 from trunkline.model.errors import ErrorInfo
 from trunkline.model.events import Event, TextDelta
-from trunkline.model.request import Request, ToolEvents
+from trunkline.model.request import Request, ToolEvents, ToolItems
 from trunkline.model.turn import Turn
 from trunkline.wire.sse import DONE
 
@@ -28,15 +28,23 @@ _NULL = msgspec.Raw(b"null")
 
 
 class ResponsesSurface:
-    """The codec for clients of the Responses API. `tool_events`: in place of the profile's."""
+    """The codec for clients of the Responses API. `tool_events`, `tool_items`: in place of the profile's."""
 
     name = NAME
     framing = EVENT_STREAM
 
-    def __init__(self, profile: Profile, *, now: Callable[[], float], tool_events: ToolEvents | None = None) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        now: Callable[[], float],
+        tool_events: ToolEvents | None = None,
+        tool_items: ToolItems | None = None,
+    ) -> None:
         self.own_name = profile.own_name
         self._profile = profile
         self._tool_events = tool_events
+        self._tool_items = tool_items
         self._plain_errors = profile.error_style == "plain"
         self._now = now
         self._settings = Settings(
@@ -46,11 +54,12 @@ class ResponsesSurface:
             tool_output_lists=profile.tool_output_lists,
             own_name=profile.own_name,
             shows_approvals=(tool_events or profile.tool_events) == "events",
+            tool_items=tool_items or profile.tool_items,
         )
 
     def at(self, now: Callable[[], float]) -> "ResponsesSurface":
         """The same at another time, for what was answered before."""
-        return ResponsesSurface(self._profile, now=now, tool_events=self._tool_events)
+        return ResponsesSurface(self._profile, now=now, tool_events=self._tool_events, tool_items=self._tool_items)
 
     def decode_request(self, body: bytes, *, needs_input: bool = True) -> Request:
         return decode_request(body, needs_input=needs_input)

@@ -15,6 +15,7 @@ from trunkline.dialects.openai_responses.parts import write_annotation, write_lo
 from trunkline.dialects.openai_responses.read_items import NAME
 from trunkline.dialects.openai_wire import join_extensions
 from trunkline.model.errors import RequestError
+from trunkline.model.events import Extension
 from trunkline.model.items import (
     AudioPart,
     FilePart,
@@ -46,7 +47,9 @@ _PREFIXES: Mapping[str, str] = {
     "custom_tool_call": "ctc",
     "custom_tool_call_output": "ctco",
     "compaction": "cmp",
+    "mcp_call": "mcp",
 }
+_OUTPUTS = ("function_call_output", "custom_tool_call_output")
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -88,10 +91,15 @@ def write_output_item(turn_item: TurnItem, response_id: str, *, logprobs: bool) 
         if isinstance(item, Message) and logprobs:
             _add_logprobs(written, turn_item)
     if written is not None:
-        members = [one for one in turn_item.extensions if not one.name.startswith(EVENT_PREFIX)]
-        for name, value in join_extensions(members).items():
-            written.setdefault(name, value)
+        with_members(written, turn_item.extensions)
     return written
+
+
+def with_members(written: Wire, extensions: Sequence[Extension]) -> None:
+    """Adds what the wire said of the item besides; its events are no members."""
+    members = [one for one in extensions if not one.name.startswith(EVENT_PREFIX)]
+    for name, value in join_extensions(members).items():
+        written.setdefault(name, value)
 
 
 def write_opaque(item: OpaqueItem, index: int, response_id: str) -> Wire | None:
@@ -134,7 +142,7 @@ def _write_own(item: Message | Reasoning | FunctionCall | FunctionCallOutput, it
                 "input" if item.tool == "custom" else "arguments": item.arguments,
             }
         case FunctionCallOutput():
-            written |= {"status": item.status, "call_id": item.call_id, "output": _write_output(item)}
+            written |= {"status": item.status, "call_id": item.call_id, "output": write_output(item)}
             if item.name is not None:
                 written["name"] = item.name
     for name, value in item.extra.items():
@@ -154,7 +162,7 @@ def write_reasoning(item: Reasoning) -> Wire:
     return written
 
 
-def _write_output(item: FunctionCallOutput) -> object:
+def write_output(item: FunctionCallOutput) -> object:
     """What a tool returned: text is a string (decision 10); parts of other kinds make a list."""
     if item.as_string or (item.hosted and all(isinstance(part, TextPart) for part in item.content)):
         return text_of(item.content)
@@ -163,7 +171,7 @@ def _write_output(item: FunctionCallOutput) -> object:
 
 def with_output_list(item: Wire) -> Wire:
     """The item with what a tool returned as a list of parts, for clients that look for one in streams (decision 10)."""
-    output = item.get("output")
+    output = item.get("output") if item["type"] in _OUTPUTS else None
     return {**item, "output": [{"type": "input_text", "text": output}]} if isinstance(output, str) else item
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from trunkline.dialects.openai_wire import tool_error_text
 from trunkline.dialects.runs.names import run_id_of
 from trunkline.dialects.writing import write_json
 from trunkline.model.tool_order import Kind, tools_in_order
@@ -202,19 +203,13 @@ def chat_messages(output: Sequence[_Raws]) -> list[_Members]:
             case "message":
                 messages.append({"role": "assistant", "content": _content_text(item.get("content"))})
             case "function_call" | "custom_tool_call" as kind:
-                call = {
-                    "id": item.get("call_id"),
-                    "type": "function",
-                    "function": {
-                        "name": item.get("name"),
-                        "arguments": item.get("arguments" if kind == "function_call" else "input"),
-                    },
-                }
-                if not messages or messages[-1]["role"] != "assistant":
-                    messages.append({"role": "assistant", "content": ""})
-                calls = messages[-1].setdefault("tool_calls", [])
-                assert isinstance(calls, list)
-                calls.append(call)
+                _call(
+                    messages, item, item.get("call_id"), item.get("arguments" if kind == "function_call" else "input")
+                )
+            case "mcp_call":
+                call_id = item.get("call_id", item.get("id"))
+                _call(messages, item, call_id, item.get("arguments"))
+                messages.append({"role": "tool", "tool_call_id": call_id, "content": _run_text(item)})
             case "function_call_output" | "custom_tool_call_output":
                 messages.append(
                     {"role": "tool", "tool_call_id": item.get("call_id"), "content": _content_text(item.get("output"))}
@@ -222,6 +217,22 @@ def chat_messages(output: Sequence[_Raws]) -> list[_Members]:
             case _:
                 pass
     return messages
+
+
+def _call(messages: list[_Members], item: _Raws, call_id: object, arguments: object) -> None:
+    """Adds a call to what was said before it."""
+    call = {"id": call_id, "type": "function", "function": {"name": item.get("name"), "arguments": arguments}}
+    if not messages or messages[-1]["role"] != "assistant":
+        messages.append({"role": "assistant", "content": ""})
+    calls = messages[-1].setdefault("tool_calls", [])
+    assert isinstance(calls, list)
+    calls.append(call)
+
+
+def _run_text(item: _Raws) -> str:
+    """What a tool gave, or why it failed."""
+    output = msgspec.json.decode(item.get("output", _NULL), type=str | None)
+    return tool_error_text(msgspec.json.decode(item.get("error", _NULL))) if output is None else output
 
 
 def _place(item: _Raws) -> tuple[Kind, str]:
@@ -258,6 +269,7 @@ _RULES: Mapping[str, _Rule] = {
     "response.reasoning_summary_text.done": _reasoning,
     "response.output_item.added": _tool,
     "response.output_item.done": _tool,
+    "response.mcp_call_arguments.done": _tool,
     "approval.requested": _asked,
     "approval.resolved": _answered,
     "response.queued": _queued,
