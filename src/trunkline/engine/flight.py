@@ -89,6 +89,8 @@ class Flight:
         self._tell_alone = alone
         self._lasts = lasts
         self._readers = 0
+        self._begun = False
+        self._stopped = False
         self._left = False  # by the request that began it
         self._told = False  # whoever keeps it
         self._ended = False  # the terminal event has come
@@ -136,14 +138,16 @@ class Flight:
             if not self._ended:  # what has come to its end closes by itself
                 # Now: a backend may take its time to stop, and nobody is to join what is dying.
                 await self._tell_nothing_comes()
-                self.task.cancel()
+                self.stop()
             await asyncio.gather(self.task, return_exceptions=True)
         if first:
             self._left = not self._over
 
     def stop(self) -> None:
-        """Ends it for everybody: the server leaves."""
-        self.task.cancel()
+        """Ends it for everybody."""
+        self._stopped = True
+        if self._begun:  # a task that has not would end without telling anybody
+            self.task.cancel()
 
     def tell(self) -> None:
         """Has those who wait look again."""
@@ -153,6 +157,9 @@ class Flight:
     async def _fly(self) -> None:
         recorder, size = Recorder(), AnswerSize()
         try:
+            self._begun = True
+            if self._stopped:
+                raise asyncio.CancelledError
             source = await self._ask()
             try:
                 async for batch in source.event_batches():
