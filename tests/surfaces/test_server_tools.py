@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import Serve
 from tests.fakes.responses_upstream import FakeResponses, fake_responses
 from tests.fakes.upstream import COMPLETION, FakeUpstream, json_answer
-from tests.responses import ITEM, Asking, call_output, check_object, check_stream, said
+from tests.responses import ITEM, Asking, call_output, check_object, check_stream, events_in, said
 from tests.serving import Serving
 from tests.sockets import socket, streamed
 
@@ -69,6 +69,10 @@ def kinds(items: list[Any]) -> list[str]:
 
 def without_ids(value: Any, response_id: str) -> Any:
     return json.loads(json.dumps(value).replace(response_id.removeprefix("resp_"), ""))
+
+
+def without_id(item: Any) -> Any:
+    return {key: value for key, value in item.items() if key != "id"}
 
 
 async def test_a_tool_that_the_agent_ran_is_one_item(client: Asking) -> None:
@@ -305,3 +309,93 @@ async def test_clients_of_a_profile_that_wants_outputs_as_lists_read_text(serve:
         reply = await client.post("go", stream=True)
     assert b'"output": "10 results"' in reply.body
     assert b"input_text" not in reply.body
+
+
+HANGS = """
+import asyncio
+from trunkline.agent import ToolFinished, ToolStarted
+
+async def agent(turn):
+    if turn.input == "history":
+        yield str([message["role"] for message in turn.messages])
+        return
+    yield "Looking. "
+    yield ToolStarted("c1", "search", {})
+    await asyncio.Event().wait()
+"""
+
+
+async def test_what_a_cut_left_behind_is_no_part_of_the_next_turn_s_history(serve: Serve) -> None:
+    told = []
+    for setting in ("", SETTING):
+        async with serve(setting + BOT, scripts={"bot.py": HANGS}) as server:
+            client = Asking(server, model="bot")
+            queued = await client.create("go", background=True)
+            async with server.connect() as wire:
+                await wire.send(b"GET /v1/responses/%b?stream=true HTTP/1.1\r\nHost: x\r\n\r\n" % queued["id"].encode())
+                await wire.head()
+                await wire.until(b"arguments.done")
+            assert (await client.cancel(queued["id"])).json()["status"] == "cancelled"
+            ended = await client.ended(queued["id"])
+            assert check_stream(await client.resume(queued["id"]))["output"] == ended["output"]
+            told.append((await client.create("history", previous_response_id=queued["id"]))["output_text"])
+    assert kinds(ended["output"]) == ["message", "mcp_call"]
+    assert run(ended["output"][1]) == ("search", "incomplete", "{}", None)
+    assert told == ["['user', 'assistant', 'user']"] * 2
+
+
+async def test_a_kept_answer_has_them_under_ids_of_its_own(serve: Serve) -> None:
+    script = """[[rules]]
+match = ""
+steps = [
+    { run = "search", arguments = "{}", output = "10 results", label = "cats" },
+    { run = "shell", arguments = "{}", output = "no shell", failed = true },
+    { text = "Ten." },
+]
+"""
+    talk = '[backends.talk]\ntype = "scripted"\nscript = "s.toml"\n[[models]]\nname = "m"\ncache = true\nroutes = ["talk"]\n'
+    async with serve(
+        SETTING + talk.replace('["talk"]', '[{ backend = "talk" }]'), scripts={"s.toml": script}
+    ) as server:
+        client = Asking(server, model="m")
+        made, given = await client.post("go"), await client.post("go", stream=True)
+        assert given.headers["x-trunkline-cache"] == "hit"
+        final = check_stream(events_in(given.body))
+    assert [run(item)[1:] for item in final["output"][:2]] == [
+        ("completed", "{}", "10 results"),
+        ("failed", "{}", None),
+    ]
+    first = made.json()
+    assert without_ids(final["output"], final["id"]) != final["output"] != first["output"]
+    given_ids = [item["call_id"] for item in final["output"][:2]]
+    assert json.dumps(given_ids) != json.dumps([item["call_id"] for item in first["output"][:2]])
+
+
+async def test_a_conversation_with_them_can_be_compacted(serve: Serve, upstream: FakeUpstream) -> None:
+    upstream.plan([json_answer(COMPLETION)])
+    more = f'[backends.up]\ntype = "http"\nendpoints = ["{upstream.url}"]\n'
+    async with serve(SETTING + BOT + more, scripts=SCRIPTS) as server:
+        first = await Asking(server, model="bot").create("go")
+        asked = {"model": "up-model", "input": [said("go"), *first["output"], BARE]}
+        reply = await server.request("POST", "/v1/responses/compact", json.dumps(asked).encode())
+        assert reply.status == 200, reply
+    told = upstream.posts[0].json()["messages"][0]["content"]
+    assert 'Assistant called search with {"q":"cats"}\n\nsearch returned: 10 results' in told
+    assert "Assistant called look with {}" in told
+
+
+@pytest.mark.parametrize(("behind", "texts"), [("", ["go"]), (SETTING, ["parallel", "go"])])
+async def test_behind_another_trunkline_they_are_the_same(
+    serve: Serve, server: Serving, behind: str, texts: list[str]
+) -> None:
+    """A `function_call_output` does not say that its tool failed."""
+    async with serve(behind + BOT, scripts=SCRIPTS) as back:
+        up = f'[backends.up]\ntype = "http"\ndialect = "openai_responses"\nendpoints = ["{back.url}/v1"]\n'
+        async with serve(SETTING + up) as front:
+            client = Asking(front, model="bot")
+            for text in texts:
+                first = check_stream(await client.stream(text))
+                own = await Asking(server, model="bot").create(text)
+                assert [without_id(item) for item in first["output"]] == [without_id(item) for item in own["output"]]
+            chained = json.loads((await client.create("history", previous_response_id=first["id"]))["output_text"])
+    assert [one["role"] for one in chained] == ["user", "assistant", "tool", "assistant", "user"]
