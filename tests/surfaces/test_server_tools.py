@@ -393,9 +393,9 @@ async def test_behind_another_trunkline_they_are_the_same(
         up = f'[backends.up]\ntype = "http"\ndialect = "openai_responses"\nendpoints = ["{back.url}/v1"]\n'
         async with serve(SETTING + up) as front:
             client = Asking(front, model="bot")
-            for text in texts:
-                first = check_stream(await client.stream(text))
+            finals = [check_stream(await client.stream(text)) for text in texts]
+            for text, final in zip(texts, finals, strict=True):
                 own = await Asking(server, model="bot").create(text)
-                assert [without_id(item) for item in first["output"]] == [without_id(item) for item in own["output"]]
-            chained = json.loads((await client.create("history", previous_response_id=first["id"]))["output_text"])
+                assert [without_id(item) for item in final["output"]] == [without_id(item) for item in own["output"]]
+            chained = await history_of(client, previous_response_id=finals[-1]["id"])
     assert [one["role"] for one in chained] == ["user", "assistant", "tool", "assistant", "user"]
