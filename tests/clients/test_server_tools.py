@@ -15,13 +15,21 @@ pytestmark = pytest.mark.clients
 
 AGENT = """
 import json
-from trunkline.agent import ToolFinished, ToolStarted
+from trunkline.agent import FunctionCall, ToolFinished, ToolStarted
 
 async def agent(turn):
     if turn.input == "history":
         told = {message["tool_call_id"]: message["content"] for message in turn.messages if message["role"] == "tool"}
         called = [call["function"]["name"] for message in turn.messages for call in message.get("tool_calls", ())]
         yield json.dumps([called, list(told.values())])
+        return
+    if turn.input == "weather":
+        if turn.messages[-1]["role"] == "tool":
+            yield "It is " + turn.messages[-1]["content"]
+            return
+        yield ToolStarted("c0", "map", {"of": "France"})
+        yield ToolFinished("c0", "Paris")
+        yield FunctionCall("weather", {"city": "Paris"}, call_id="c9")
         return
     yield "Looking. "
     yield ToolStarted("c1", "search", {"q": "cats"}, label="cats")
@@ -58,6 +66,7 @@ async def test_openai_agents(bot: Serving, tmp_path: Path) -> None:
         "chained": TOLD,
         "session": TOLD,
         "stream": ["message_output_created", "tool_called", "tool_called", "message_output_created", "Ten."],
+        "both": [["tool_call_item", "tool_call_item", "tool_call_output_item", "message_output_item"], "It is sunny"],
         "socket": ["message_output_created", "tool_called", "tool_called", "message_output_created", "Ten."],
     }
 
@@ -72,6 +81,7 @@ async def test_langchain(bot: Serving, tmp_path: Path) -> None:
             "stream": ["Looking. Ten.", [], kinds],
             "streamed and sent back": '[["shell", "search"], ["no shell", "10 results"]]',  # in the order in which they ended
             "v1": [kinds, TOLD],
+            "both": [["human", "ai", "tool", "ai"], "It is sunny"],
             "chained": TOLD,
         }
     )
@@ -87,6 +97,7 @@ async def test_ai_sdk(bot: Serving, tmp_path: Path) -> None:
         ],
         "sentBack": TOLD,
         "chained": TOLD,
+        "both": ["It is sunny", 2],
         "stream": ["Looking. Ten.", 1, ["tool-call", "tool-result", "tool-call", "tool-result"]],
     }
 

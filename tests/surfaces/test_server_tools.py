@@ -326,7 +326,7 @@ async def agent(turn):
 
 
 async def test_what_a_cut_left_behind_is_no_part_of_the_next_turn_s_history(serve: Serve) -> None:
-    told = []
+    told, outputs = [], []
     for setting in ("", SETTING):
         async with serve(setting + BOT, scripts={"bot.py": HANGS}) as server:
             client = Asking(server, model="bot")
@@ -336,11 +336,11 @@ async def test_what_a_cut_left_behind_is_no_part_of_the_next_turn_s_history(serv
                 await wire.head()
                 await wire.until(b"arguments.done")
             assert (await client.cancel(queued["id"])).json()["status"] == "cancelled"
-            ended = await client.ended(queued["id"])
-            assert check_stream(await client.resume(queued["id"]))["output"] == ended["output"]
+            outputs.append((await client.ended(queued["id"]))["output"])
+            assert check_stream(await client.resume(queued["id"]))["output"] == outputs[-1]
             told.append((await client.create("history", previous_response_id=queued["id"]))["output_text"])
-    assert kinds(ended["output"]) == ["message", "mcp_call"]
-    assert run(ended["output"][1]) == ("search", "incomplete", "{}", None)
+    assert kinds(outputs[1]) == ["message", "mcp_call"]
+    assert run(outputs[1][1]) == ("search", "incomplete", "{}", None)
     assert told == ["['user', 'assistant', 'user']"] * 2
 
 

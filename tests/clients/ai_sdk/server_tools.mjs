@@ -20,6 +20,8 @@ const replayed = [cats, ...first.response.messages, history];
 seen.sentBack = (await generateText({ ...asked, messages: replayed })).text;
 const providerOptions = { openai: { previousResponseId: first.providerMetadata.openai.responseId } };
 seen.chained = (await generateText({ ...asked, messages: [history], providerOptions })).text;
+const both = await generateText({ ...asked, messages: [{ role: 'user', content: 'weather' }] });
+seen.both = [both.text, both.steps.length];
 
 const streamed = streamText({ ...asked, messages: [cats] });
 const kinds = [];

@@ -10,7 +10,14 @@ from typing import Any
 
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
+from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
+
+
+@tool  # type: ignore[untyped-decorator]
+def weather(city: str) -> str:
+    """The weather in a city."""
+    return "sunny" if city == "Paris" else "unknown"
 
 
 async def main(base_url: str) -> None:
@@ -35,6 +42,8 @@ async def main(base_url: str) -> None:
     seen["streamed and sent back"] = (await model().ainvoke([asked, whole, more])).text
     typed = await model(output_version="v1").ainvoke([asked])
     seen["v1"] = [kinds(typed), (await model(output_version="v1").ainvoke([asked, typed, more])).text]
+    state = await create_agent(model(), [weather]).ainvoke({"messages": [HumanMessage("weather")]})
+    seen["both"] = [[message.type for message in state["messages"]], state["messages"][-1].text]
     chained = model(use_previous_response_id=True)
     seen["chained"] = (await chained.ainvoke([asked, await chained.ainvoke([asked]), more])).text
     print(json.dumps(seen))

@@ -7,8 +7,22 @@ import asyncio
 import json
 import sys
 
-from agents import Agent, OpenAIResponsesModel, OpenAIResponsesWSModel, Runner, SQLiteSession, set_tracing_disabled
+from agents import (
+    Agent,
+    OpenAIResponsesModel,
+    OpenAIResponsesWSModel,
+    Runner,
+    SQLiteSession,
+    function_tool,
+    set_tracing_disabled,
+)
 from openai import AsyncOpenAI
+
+
+@function_tool  # type: ignore[untyped-decorator]
+def weather(city: str) -> str:
+    """The weather in a city."""
+    return "sunny" if city == "Paris" else "unknown"
 
 
 async def streamed(agent: object, text: str) -> list[str]:
@@ -32,6 +46,8 @@ async def main(base_url: str) -> None:
     await Runner.run(agent, "cats", session=session)
     seen["session"] = (await Runner.run(agent, "history", session=session)).final_output
     seen["stream"] = await streamed(agent, "cats")
+    both = await Runner.run(Agent(name="host", model=agent.model, tools=[weather]), "weather")
+    seen["both"] = [[item.type for item in both.new_items], both.final_output]
     socket = Agent(name="host", model=OpenAIResponsesWSModel(model="bot", openai_client=client))
     seen["socket"] = await streamed(socket, "cats")
     await socket.model.close()
