@@ -18,7 +18,7 @@ from trunkline.config.schema import PythonSettings
 from trunkline.model import events as ev
 from trunkline.model.errors import AgentError, AgentIncomplete, BackendUnavailable, ConfigError, InvalidParameter
 from trunkline.model.items import FunctionCall as CallItem
-from trunkline.model.items import FunctionCallOutput, Message, TextPart
+from trunkline.model.items import FunctionCallOutput, Message, TextPart, text_of
 from trunkline.model.request import NamedTool, Tool
 from trunkline.model.turn import fold
 from trunkline.ports.backend import BackendSetup
@@ -221,6 +221,7 @@ async def test_text_that_utf8_cannot_carry_is_mended() -> None:
         (ToolStarted("", "x"), "agent yielded an empty ToolStarted.call_id"),
         (ToolStarted("c", "x", {"a": object()}), "agent gave the arguments of tool 'x' as something that is not JSON"),
         (Usage(input_tokens=-1), "agent reported usage of -1 tokens"),
+        (Usage(output_tokens=True), "agent reported usage of True tokens"),
         (FunctionCall("x"), "agent called the client's tool 'x', but its backend does not handle client tools"),
     ],
 )
@@ -352,6 +353,19 @@ async def test_tool_runs_of_this_turn_are_read_from_a_results_messages() -> None
     )
     items = [turn_item.item for turn_item in fold(events).items]
     assert [getattr(item, "call_id", "text") for item in items] == ["new", "new", "text"]
+
+
+async def test_tool_runs_of_a_result_that_utf8_cannot_carry_are_mended() -> None:
+    function = {"name": "calc\ud800", "arguments": "\ud800"}
+    called = {"role": "assistant", "tool_calls": [{"id": "c\ud800", "function": function}]}
+    output = {"role": "tool", "tool_call_id": "c\ud800", "content": "\ud800"}
+    call, given = [
+        one.item for one in fold(await returning({"final_response": "", "messages": [called, output]})).items
+    ]
+    assert isinstance(call, CallItem)
+    assert isinstance(given, FunctionCallOutput)
+    assert (call.call_id, call.name, call.arguments) == ("c\ufffd", "calc\ufffd", "\ufffd")
+    assert (given.call_id, given.name, text_of(given.content)) == ("c\ufffd", "calc\ufffd", "\ufffd")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from tests.serving import serving
+from tests.surfaces.test_runs import Running
 from trunkline.agent import ToolFinished, ToolStarted, Turn
 from trunkline.backends.callable import PythonBackend
 from trunkline.backends.callable.channel import LIMIT
@@ -206,12 +207,15 @@ async def nothing(turn):
 async def big(turn):
     yield "x" * 5_000_000
 
+async def asks_badly(turn):
+    yield await turn.approve("rm \\udc80", "of \\udc80", choices=("yes \\udc80", "no"))
+
 async def fine(turn):
     yield "fine"
 """
 CONFIG = "".join(
     f'[backends.{name}]\ntype = "python"\ntarget = "bad.py:{name}"\n'
-    for name in ("exits", "exits_on_loop", "nothing", "big", "fine")
+    for name in ("exits", "exits_on_loop", "nothing", "big", "asks_badly", "fine")
 )
 
 
@@ -224,6 +228,17 @@ async def test_a_server_outlives_its_agents(tmp_path: Path) -> None:
         assert (empty.status, empty.json()["choices"][0]["message"]["content"]) == (200, "")
         assert len((await served.chat(model="big", stream=True)).text) == 5_000_000
         assert (await served.chat(model="fine")).json()["choices"][0]["message"]["content"] == "fine"
+
+
+async def test_a_question_about_a_file_whose_name_is_no_utf8_is_asked(tmp_path: Path) -> None:
+    async with serving(CONFIG, base_dir=tmp_path, scripts={"bad.py": BAD}) as served:
+        client = Running(served)
+        run_id = (await client.create("x", model="asks_badly"))["run_id"]
+        asked = (await client.until(run_id, "approval.request"))[-1]
+        assert (asked["tool"], asked["text"]) == ("rm \ufffd", "of \ufffd")
+        assert asked["choices"] == ["yes \ufffd", "no"]
+        assert (await client.post(f"/{run_id}/approval", choice="yes \ufffd")).status == 200
+        assert (await client.events(run_id))[-1]["output"] == "yes \ufffd"
 
 
 async def cancels_itself(turn: Turn) -> AsyncIterator[str]:

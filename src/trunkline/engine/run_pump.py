@@ -25,10 +25,11 @@ class Pump:
 
     Attributes:
         pending: what is not stored yet, in order.
+        next_number: of the event that is put next.
         failure: why the store takes nothing any more.
     """
 
-    def __init__(self, store: RunStore, log: RunLog, clock: Clock, *, tenant: str, run_id: str) -> None:
+    def __init__(self, store: RunStore, log: RunLog, clock: Clock, *, tenant: str, run_id: str, first: int) -> None:
         self._store = store
         self._log = log
         self._clock = clock
@@ -40,18 +41,20 @@ class Pump:
         self._snapshot: StoredResponse | None = None
         self._pending_bytes = 0
         self.pending: list[LoggedEvent] = []
+        self.next_number = first
         self.failure: StoreError | None = None
 
-    async def start(self, snapshot: StoredResponse, emitted: Sequence[Emitted], *, first: int) -> None:
+    async def start(self, snapshot: StoredResponse, emitted: Sequence[Emitted]) -> None:
         """Says that the run has begun. Returns once that is stored: nothing may be asked of a backend before."""
         self._snapshot = snapshot
-        self.put(emitted, first=first)
+        self.put(emitted)
         await self._written.wait()
 
-    def put(self, emitted: Sequence[Emitted], *, first: int) -> None:
+    def put(self, emitted: Sequence[Emitted]) -> None:
         now_s = self._clock.now_s()
-        for number, (kind, data) in enumerate(emitted, first):
-            self.pending.append(LoggedEvent(number, kind, data, now_s))
+        for kind, data in emitted:
+            self.pending.append(LoggedEvent(self.next_number, kind, data, now_s))
+            self.next_number += 1
             self._pending_bytes += len(data)
         self._wake.set()
 

@@ -370,7 +370,8 @@ class Runs:
 
     async def _work(self, run: Run) -> None:
         """Drives a run to its end. Only a stopping server leaves one without."""
-        pump = Pump(self._store, run.log, self._clock, tenant=run.call.tenant, run_id=run.id)
+        first = run.emitter.sequence_number
+        pump = Pump(self._store, run.log, self._clock, tenant=run.call.tenant, run_id=run.id, first=first)
         writing = asyncio.create_task(pump.write(), name=f"write {run.id}")
         run.answering = answering = asyncio.create_task(self._answer(run, pump), name=f"answer {run.id}")
         if run.stopped is not None:
@@ -401,6 +402,7 @@ class Runs:
             return ev.TurnFailed(error.info())
         except Exception as error:
             logger.error("run %s failed", run.id, exc_info=error)
+            run.emitter.sequence_number = pump.next_number  # no end could follow what was numbered and not written
             return ev.TurnFailed(InternalError(request_id=run.call.request_id).info())
 
     async def _admitted(self, run: Run, pump: Pump) -> None:
@@ -408,10 +410,9 @@ class Runs:
         if run.begun:
             return
         run.begun = True
-        first = run.emitter.sequence_number
         emitted = run.emitter.feed_events(_started(run.call))
         snapshot = stored_response(response_in(emitted[-1][1]), run.chained, background=True)
-        await pump.start(snapshot, emitted, first=first)
+        await pump.start(snapshot, emitted)
 
     async def _pump_out(self, run: Run, answer: Answer, pump: Pump) -> ev.Terminal:
         emitter, size, shift = run.emitter, AnswerSize(), run.shift
@@ -421,8 +422,7 @@ class Runs:
                 if isinstance(event, ev.TERMINALS):
                     return event
                 if not isinstance(event, ev.TurnStarted):
-                    first = emitter.sequence_number
-                    pump.put(emitter.feed_events(shifted(event, shift) if shift else event), first=first)
+                    pump.put(emitter.feed_events(shifted(event, shift) if shift else event))
             await pump.room()
         return ev.TurnFailed(BackendUnavailable("the backend ended without a last event").info())
 

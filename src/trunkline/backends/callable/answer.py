@@ -60,7 +60,7 @@ class Answer:
     def feed(self, value: object) -> list[ev.Event]:
         """The events of one yielded value. Raises AgentError for a value that means nothing here."""
         if type(value) is str and self._open == "message":
-            return [ev.TextDelta(self._index, value if value.isascii() else _utf8(value))] if value else []
+            return [ev.TextDelta(self._index, value if value.isascii() else utf8(value))] if value else []
         events: list[ev.Event] = []
         match value:
             case None:
@@ -140,7 +140,7 @@ class Answer:
             self._new_index(events)
             self._open = "message"
             events.append(ev.ItemStarted(index=self._index, kind="message", item_id=self._item_id("msg_")))
-        events.append(ev.TextDelta(self._index, _utf8(value)))
+        events.append(ev.TextDelta(self._index, utf8(value)))
 
     def _reasoning(self, value: author.Reasoning, events: list[ev.Event]) -> None:
         text = _text_field(value.text, "Reasoning.text")
@@ -264,10 +264,11 @@ class Answer:
 
     def _past_tools(self, result: Result, events: list[ev.Event]) -> None:
         for tool in result.tools:
-            arguments = _json_text(tool.arguments, f"the arguments of {tool.name!r}")
-            self._call(events, call_id=tool.call_id, name=tool.name, arguments=arguments, hosted=True)
-            output = None if tool.output is None else _output_text(tool.output, tool.call_id)
-            self._output(events, call_id=tool.call_id, name=tool.name, output=output)
+            call_id, name = utf8(tool.call_id), utf8(tool.name)
+            arguments = _json_text(tool.arguments, f"the arguments of {name!r}")
+            self._call(events, call_id=call_id, name=name, arguments=arguments, hosted=True)
+            output = None if tool.output is None else _output_text(tool.output, call_id)
+            self._output(events, call_id=call_id, name=name, output=output)
 
     def _item_id(self, prefix: str) -> str:
         """Of the item that was opened last."""
@@ -281,7 +282,7 @@ def _kind(value: object) -> str:
     return "None" if value is None else type(value).__name__
 
 
-def _utf8(text: str) -> str:
+def utf8(text: str) -> str:
     """The text as UTF-8 can carry it: a surrogate pair becomes its character, a lone surrogate U+FFFD."""
     text = str.__str__(text)  # a subclass becomes a plain string
     try:
@@ -294,7 +295,7 @@ def _utf8(text: str) -> str:
 def _text_field(value: object, where: str) -> str:
     if not isinstance(value, str):
         raise AgentError(f"agent yielded {where} of {_kind(value)}; expected str")
-    return _utf8(value)
+    return utf8(value)
 
 
 def _name_field(value: object, where: str) -> str:
@@ -305,7 +306,7 @@ def _name_field(value: object, where: str) -> str:
 
 def _json_text(value: object, what: str) -> str:
     if isinstance(value, str):
-        return _utf8(value)
+        return utf8(value)
     try:
         return msgspec.json.encode({} if value is None else value).decode()
     except (TypeError, ValueError, RecursionError) as error:  # also UnicodeEncodeError: a lone surrogate within

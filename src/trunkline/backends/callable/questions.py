@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Awaitable, Sequence
 
-from trunkline.backends.callable.answer import Answer
+from trunkline.backends.callable.answer import Answer, utf8
 from trunkline.backends.callable.channel import Channel
 from trunkline.model import events as ev
 from trunkline.model.errors import AgentError
@@ -37,7 +37,7 @@ class Questions:
     def ask(self, tool: str, text: str, choices: tuple[str, ...]) -> str | Awaitable[str]:
         """The choice, or on the event loop what awaits it. Raises AgentError for what is no question."""
         _check(tool, text, choices)
-        asking = self._asked(tool, text, choices)
+        asking = self._asked(utf8(tool), utf8(text), tuple([utf8(choice) for choice in choices]))
         if threading.get_ident() == self._thread:
             return asking
         try:

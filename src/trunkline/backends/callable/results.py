@@ -66,7 +66,7 @@ def checked_count(value: object) -> int:
     """A number of tokens. Raises AgentError for what is none."""
     if value is None:
         return 0
-    if not isinstance(value, int) or value < 0:
+    if type(value) is not int or value < 0:  # neither a bool nor any other subclass is a number in JSON
         raise AgentError(f"agent reported usage of {value!r} tokens; expected an integer, 0 or more")
     return value
 
