@@ -8,8 +8,9 @@ contradicted and no item id or output index stands for two things.
 
 import msgspec
 
-from trunkline.dialects.openai_responses import ResponsesBackend, ResponsesSurface
+from trunkline.dialects.openai_responses import ResponsesSurface
 from trunkline.dialects.openai_responses.emitter import ResponseEmitter
+from trunkline.dialects.openai_responses.read_log import LogReader
 from trunkline.model import events as ev
 from trunkline.model.errors import ErrorInfo
 from trunkline.model.request import Request
@@ -33,7 +34,7 @@ async def replay(
 ) -> Replayed:
     """Reads the run's log."""
     emitter = codec.emitter(request)
-    decoder = ResponsesBackend().decoder(started, streamed=True)
+    reader = LogReader(codec, started)
     attempts = outputs = 0
     after = -1
     while events := await store.read_events(stored.tenant, stored.id, after=after, limit=PAGE):
@@ -41,13 +42,13 @@ async def replay(
         for logged in events:
             if logged.type == "response.in_progress":
                 attempts += 1
-                decoder = ResponsesBackend().decoder(started, streamed=True)
+                reader = LogReader(codec, started)
                 emitter = codec.emitter(request)
                 emitter.queued(started)
                 emitter.feed_events(started)
                 emitter.next_output = outputs
             outputs += logged.type == "response.output_item.added"
-            for event in decoder.feed(codec.frame((logged.type, logged.data))):
+            for event in reader.feed((logged.type, logged.data)):
                 if not isinstance(event, (ev.TurnStarted, *ev.TERMINALS)):
                     emitter.feed_events(event)
     emitter.sequence_number = stored.next_sequence

@@ -250,7 +250,7 @@ class ResponseEmitter:
     # Tools that the backend runs, where a call and its output are one item
 
     def _run_started(self, event: ev.ItemStarted) -> list[Emitted]:
-        item_id = mcp_calls.run_id(self._turn_id, event.index)
+        item_id = mcp_calls.run_id(event.item_id, self._turn_id, event.index)
         shown = self._items[event.index] = _Shown(self._fold.open_item(event.index), MCP_CALL, item_id)
         return [
             self._announce(shown, mcp_calls.opening(item_id, name=event.name, call_id=event.call_id)),

@@ -24,6 +24,7 @@ from trunkline.dialects.openai_responses.write_items import (
     write_output_item,
 )
 from trunkline.dialects.openai_wire import tool_error_text
+from trunkline.dialects.reading import Object
 from trunkline.model import events as ev
 from trunkline.model.items import FunctionCall, FunctionCallOutput, Item, OpaqueItem, TextPart, text_of
 from trunkline.model.request import Request
@@ -69,8 +70,10 @@ def is_run(call: ev.ItemStarted | FunctionCall) -> bool:
     return call.hosted and call.tool == "function"
 
 
-def run_id(response_id: str, index: int) -> str:
-    """The id of the item, of which `index` is the call's place."""
+def run_id(call_item_id: str | None, response_id: str, index: int) -> str:
+    """The id of the item. It follows from the call's place, but for one that has been read back, which has it already."""
+    if call_item_id is not None and call_item_id.startswith("mcp_"):
+        return call_item_id
     return derived_id(MCP_CALL, response_id, str(index))
 
 
@@ -94,7 +97,7 @@ def write_run(call: TurnItem, output: TurnItem | None, response_id: str) -> Wire
     """A run with what became of it; without an output it never came to an end."""
     made, gave = call.item, None if output is None else output.item
     assert isinstance(made, FunctionCall)
-    written = opening(run_id(response_id, call.index), name=made.name, call_id=made.call_id)
+    written = opening(run_id(made.id, response_id, call.index), name=made.name, call_id=made.call_id)
     written |= {"arguments": made.arguments, "status": "incomplete"}
     if isinstance(gave, FunctionCallOutput):
         text = _text(gave)
@@ -176,22 +179,21 @@ def _is_mcp_call(item: Item) -> bool:
 
 def _read(item: OpaqueItem, place: str, *, others: bool) -> tuple[Item, ...]:
     source = reading.mapping(msgspec.json.decode(item.payload), place)
-    call_id = reading.optional_text(source, "call_id", place)
-    if call_id is None:
-        if not others:
-            return (item,)
-        call_id = reading.text_field(source, "id", place)
-    name, arguments = reading.text_field(source, "name", place), reading.text_field(source, "arguments", place)
-    output, error = reading.optional_text(source, "output", place), source.get("error")
-    ended = output is not None or error is not None
-    text = tool_error_text(error) if output is None else output
-    return (
-        FunctionCall(call_id=call_id, name=name, arguments=arguments, id=item.id),
-        FunctionCallOutput(
-            call_id=call_id,
-            content=(TextPart(text),),
-            as_string=True,
-            name=name,
-            status="completed" if ended else "incomplete",
-        ),
+    if not others and source.get("call_id") is None:
+        return (item,)
+    output, arguments = read_output(source, place), reading.text_field(source, "arguments", place)
+    return FunctionCall(call_id=output.call_id, name=output.name or "", arguments=arguments, id=item.id), output
+
+
+def read_output(source: Object, path: str) -> FunctionCallOutput:
+    """What a run gave. Raises InvalidParameter for one that does not say what was called."""
+    call_id = reading.optional_text(source, "call_id", path) or reading.text_field(source, "id", path)
+    output, error = reading.optional_text(source, "output", path), source.get("error")
+    cut = source.get("status") == "incomplete" or (output is None and error is None)
+    return FunctionCallOutput(
+        call_id=call_id,
+        content=(TextPart(tool_error_text(error) if output is None else output),),
+        as_string=True,
+        name=reading.text_field(source, "name", path),
+        status="incomplete" if cut else "completed",
     )
