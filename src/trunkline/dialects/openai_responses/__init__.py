@@ -3,7 +3,8 @@
 What the dialect cannot express, and what becomes of it:
 - choices beyond the first, and items of other dialects: left out of the answer;
 - who runs a tool: a hosted run is a `function_call` item and its `function_call_output`, without progress and approvals. A call is
-  read as hosted where its name is not among the tools that the request declares;
+  read as hosted where its name is not among the tools that the request declares. A setting makes each run one `mcp_call`, which
+  says who ran it and whether it failed, and reads back as an item of the upstream's own;
 - where one text of a message ends and the next begins: adjacent texts are one part; reasoning's texts are one too;
 - tokens of reasoning, refusals and arguments, token ids without log probabilities: left out. Log probabilities are shown where they
   were asked for, always with bytes; an `id` travels beside them;

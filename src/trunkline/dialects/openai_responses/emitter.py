@@ -3,8 +3,9 @@
     created · in_progress · [ item added · [ part added · deltas · text done · part done ]… · item done ]… · terminal
 
 The emitter owns `sequence_number`, `output_index`, `content_index` and item ids; a background response begins with `created` and
-`queued`, said before any backend was asked. Every part and item is closed before the next opens, also where the turn is cut. What
-"done" events and the final object say is read from the same fold, so deltas, done, item and final agree by construction.
+`queued`, said before any backend was asked. Every part and item is closed before the next opens, also where the turn is cut; but an
+`mcp_call` stays open until its tool has ended. What "done" events and the final object say is read from the same fold, so deltas,
+done, item and final agree by construction.
 
 A turn that was cancelled ends with `response.incomplete` whose object has status `cancelled`: the API has no terminal event of that
 name, and a client that reads to a terminal event must find one.
