@@ -25,7 +25,7 @@ REQUEST = Request(model="m", items=(), stream=True)
 STARTED = ev.TurnStarted("resp_ours", "m", 1_700_000_000)
 SURFACE = ResponsesSurface(Profile(tool_items="mcp_call"), now=lambda: 1_700_000_009.0)
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
-ENDS = (
+ENDS: tuple[ev.Terminal, ...] = (
     ev.TurnCompleted(),
     ev.TurnCancelled(),
     ev.TurnIncomplete("max_output_tokens"),
@@ -74,7 +74,7 @@ def answers(draw: st.DrawFn) -> list[ev.Event]:
     if draw(st.booleans()) and len(events) > 1:  # cut in the midst of an item
         events = events[: draw(st.integers(1, len(events)))]
         return [*events, ev.TurnCancelled()]
-    end = draw(st.sampled_from(ENDS))
+    end: ev.Terminal = draw(st.sampled_from(ENDS))
     return [*events, *([] if isinstance(end, ev.TurnCancelled) else [ev.ChoiceDone(0, "stop")]), end]
 
 
