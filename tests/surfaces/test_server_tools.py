@@ -399,3 +399,13 @@ async def test_behind_another_trunkline_they_are_the_same(
                 assert [without_id(item) for item in final["output"]] == [without_id(item) for item in own["output"]]
             chained = await history_of(client, previous_response_id=finals[-1]["id"])
     assert [one["role"] for one in chained] == ["user", "assistant", "tool", "assistant", "user"]
+
+
+@pytest.mark.parametrize("setting", ["", SETTING])
+async def test_two_chains_of_the_same_runs_are_the_same_to_the_cache(serve: Serve, setting: str) -> None:
+    cached = '[[models]]\nname = "m"\ncache = true\nroutes = [{ backend = "bot" }]\n'
+    async with serve(setting + BOT + cached, scripts=SCRIPTS) as server:
+        client = Asking(server, model="m")
+        chains = [(await client.create("go"))["id"] for _ in range(2)]
+        replies = [await client.post("history", previous_response_id=one) for one in chains]
+    assert [reply.headers["x-trunkline-cache"] for reply in replies] == ["miss", "hit"]

@@ -12,6 +12,7 @@ from hashlib import sha256
 
 import msgspec
 
+from trunkline.dialects.openai_responses.mcp_calls import with_tool_runs
 from trunkline.engine.call import Call
 from trunkline.model.items import FunctionCall, FunctionCallOutput, Item, Message, OpaqueItem, Reasoning, TextPart
 from trunkline.model.request import Request, Tool
@@ -57,7 +58,7 @@ def _items(request: Request) -> Iterator[Item]:
     if request.instructions is not None:
         yield Message(role="system", content=(TextPart(request.instructions),))
     calls: dict[str, str] = {}
-    for item in request.items:
+    for item in with_tool_runs(request, others=False).items:
         match item:
             case Message():
                 if item.content or item.role != "assistant":  # one with calls and no text is no message elsewhere

@@ -162,7 +162,7 @@ def with_tool_runs(request: Request, *, others: bool) -> Request:
 
     Raises InvalidParameter for one that does not say what was called.
     """
-    if not any(_is_mcp_call(item) for item in request.items):
+    if OpaqueItem not in map(type, request.items) or not any(_is_mcp_call(item) for item in request.items):
         return request
     items: list[Item] = []
     places: list[str] = []
