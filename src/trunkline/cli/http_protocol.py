@@ -104,18 +104,18 @@ class _Cycle:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._expects_100 = False
         if not self._fresh and not self.disconnected and not self.response_complete:
-            self._read_on()
             if self._came is None:
                 self._came = asyncio.Event()
+            self._read_on()
             await self._came.wait()
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
         self._fresh = False
         if self._came is not None:
             self._came.clear()
+        body, more_body, self.body = self.body, self.more_body, b""
         self._read_on()
-        body, self.body = self.body, b""
-        return {"type": "http.request", "body": body, "more_body": self.more_body}
+        return {"type": "http.request", "body": body, "more_body": more_body}
 
     def _read_on(self) -> None:
         if self._flow.read_paused and self._protocol is not None:
@@ -218,6 +218,8 @@ class BoundedHttp(HttpToolsProtocol):
             self._feed(piece)
 
     def read_on(self) -> None:
+        if self._unread:  # what the request that is being answered waits for may be there
+            self._go_on()
         if len(self.pipeline) < MAX_WAITING and not self._unread:
             self.flow.resume_reading()
 

@@ -13,6 +13,7 @@ from tests.serving import eventually
 from trunkline.cli.http_protocol import HEAD_TIMEOUT_S, MAX_WAITING, PIECE_BYTES, BoundedHttp
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
 KEEP_ALIVE_S = 5
 READ_BYTES = 262_144
 """What the loops read at once, at most."""
@@ -69,7 +70,11 @@ class Talk:
         self.protocol.connection_made(self.wire)
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
-        assert (await receive())["type"] == "http.request"
+        more = True
+        while more:
+            message = await receive()
+            assert message["type"] == "http.request"
+            more = message["more_body"]
         self.begun += 1
         waiting = asyncio.create_task(self.may.wait())
         leaving = asyncio.create_task(receive())
@@ -129,11 +134,12 @@ async def test_no_more_is_taken_than_is_answered() -> None:
     assert talk.answered > 200
 
 
+@pytest.mark.parametrize("request_", [GET, POST], ids=["GET", "POST"])
 @pytest.mark.parametrize("count", [2, MAX_WAITING + 1, 5000])
-async def test_every_request_is_answered_in_the_end(count: int) -> None:
+async def test_every_request_is_answered_in_the_end(count: int, request_: bytes) -> None:
     talk = Talk()
     talk.may.set()
-    talk.feed(GET * count)
+    talk.feed(request_ * count)
     await eventually(lambda: talk.answered == count)
     await talk.settle()
     assert b"".join(talk.wire.written).count(b"HTTP/1.1 200") == count
