@@ -20,6 +20,9 @@ const replayed = [cats, ...first.response.messages, history];
 seen.sentBack = (await generateText({ ...asked, messages: replayed })).text;
 const providerOptions = { openai: { previousResponseId: first.providerMetadata.openai.responseId } };
 seen.chained = (await generateText({ ...asked, messages: [history], providerOptions })).text;
+const stateless = { ...asked, providerOptions: { openai: { store: false } } };
+const own = await generateText({ ...stateless, messages: [cats] });
+seen.stateless = (await generateText({ ...stateless, messages: [cats, ...own.response.messages, history] })).text;
 const both = await generateText({ ...asked, messages: [{ role: 'user', content: 'weather' }] });
 seen.both = [both.text, both.steps.length];
 

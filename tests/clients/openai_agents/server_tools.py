@@ -9,6 +9,7 @@ import sys
 
 from agents import (
     Agent,
+    OpenAIConversationsSession,
     OpenAIResponsesModel,
     OpenAIResponsesWSModel,
     Runner,
@@ -45,6 +46,9 @@ async def main(base_url: str) -> None:
     session = SQLiteSession("cats", ":memory:")
     await Runner.run(agent, "cats", session=session)
     seen["session"] = (await Runner.run(agent, "history", session=session)).final_output
+    kept = OpenAIConversationsSession(openai_client=client)
+    await Runner.run(agent, "cats", session=kept)
+    seen["conversation"] = (await Runner.run(agent, "history", session=kept)).final_output
     seen["stream"] = await streamed(agent, "cats")
     both = await Runner.run(Agent(name="host", model=agent.model, tools=[weather]), "weather")
     seen["both"] = [[item.type for item in both.new_items], both.final_output]
