@@ -178,9 +178,10 @@ async def test_a_background_run_replays_them(client: Asking) -> None:
     assert await client.resume(queued["id"], 9) == events[10:]
 
 
-async def test_over_a_websocket(server: Serving) -> None:
+@pytest.mark.parametrize("store", [True, False])
+async def test_over_a_websocket(server: Serving, store: bool) -> None:
     async with socket(server, model="bot") as ws:
-        final = check_stream(streamed(await ws.turn("parallel")))
+        final = check_stream(streamed(await ws.turn("parallel", store=store)))
         assert kinds(final["output"]) == ["message", "mcp_call", "mcp_call", "message", "message"]
         history = json.loads((await ws.answer("history", previous_response_id=final["id"]))["output_text"])
     assert [one["role"] for one in history].count("tool") == 2
