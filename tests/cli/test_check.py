@@ -69,6 +69,39 @@ def test_an_only_agent_is_shown_as_the_profile_calls_it(tmp_path: Path) -> None:
     assert ended.stdout.splitlines()[1].split() == ["nanobot", "support", "python", "support_bot.py:agent"]
 
 
+def test_two_agents_that_nobody_told_apart_are_no_one_model(tmp_path: Path) -> None:
+    for name in ("support", "sales"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "agent.py").write_text(f"def agent(turn):\n    return {name!r}\n")
+    table = '[backends.{0}]\ntype = "python"\ntarget = "{0}/agent.py:agent"\n'
+    write(tmp_path, table.format("support") + table.format("sales"))
+    apart = [
+        "[[models]]",
+        'name = "support"',
+        'routes = [{ backend = "support" }]',
+        "",
+        "[[models]]",
+        'name = "sales"',
+        'routes = [{ backend = "sales" }]',
+    ]
+    for command in (("check",), ("serve", "--port", "0", "--config")):
+        ended = run(*command, "trunkline.toml", cwd=tmp_path)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        first, *rest = ended.stderr.splitlines()
+        assert first == (
+            "trunkline: error: config trunkline.toml: backends.sales.target: 'sales/agent.py:agent' is model 'agent', and so "
+            "is 'support/agent.py:agent' of backends.support: each would get some of the other's requests; give them names:"
+        )
+        assert rest == apart
+    write(tmp_path, "\n".join([table.format("support") + table.format("sales"), *apart]))
+    rows = run("check", "trunkline.toml", cwd=tmp_path).stdout.splitlines()[1:3]
+    assert [row.split()[0] for row in rows] == ["support", "sales"]
+    # The same agent twice shares its work, as two servers of one model do.
+    same = table.format("support") + '[backends.more]\ntype = "python"\ntarget = "./support/agent.py:agent"\n'
+    write(tmp_path, same)
+    assert run("check", "trunkline.toml", cwd=tmp_path).returncode == 0
+
+
 def test_a_target_without_an_attribute_lists_what_its_file_has(tmp_path: Path) -> None:
     write(tmp_path, '[backends.support]\ntype = "python"\ntarget = "support_bot.py"\n')
     ended = run("check", "trunkline.toml", cwd=tmp_path)

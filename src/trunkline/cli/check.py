@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import assert_never
 
 from trunkline.assembly import build_endpoints
-from trunkline.cli.model_names import agent_name, with_model_names
+from trunkline.cli.model_names import served_name, with_model_names
 from trunkline.cli.output import Output, Style, table
 from trunkline.config.checks import doubts, static_models, unlisted_backends, without_password
 from trunkline.config.load import load_config
@@ -70,7 +70,7 @@ def _type(settings: Backend) -> str:
 def _own_names(settings: Backend, config: Config) -> str:
     match settings:
         case PythonSettings():
-            return agent_name(settings, config)
+            return served_name(settings, config)
         case _:
             return "(whatever it lists)"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from trunkline.assembly import only_agent_name
+from trunkline.config.agent_names import agent_name
 from trunkline.config.profiles import profile_named
 from trunkline.config.schema import Config, EmbeddedSettings, PythonSettings
 from trunkline.plugins import build_backend
@@ -33,16 +34,11 @@ def with_default_model(config: Config) -> Config:
         return config
     for settings in config.backends.values():
         if isinstance(settings, EmbeddedSettings | PythonSettings):
-            name = settings.model_name if isinstance(settings, EmbeddedSettings) else agent_name(settings, config)
+            name = settings.model_name if isinstance(settings, EmbeddedSettings) else served_name(settings, config)
             return msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, default_model=name))
     return config
 
 
-def agent_name(settings: PythonSettings, config: Config) -> str:
-    """The model name of an agent: as the configuration or its profile has it, otherwise its attribute, or its file or module
-    where that is just called `agent`."""
-    named = only_agent_name(config, profile_named(config.server.profile))
-    where, _, attribute = settings.target.rpartition(":")
-    if named is not None or attribute != "agent":
-        return named or attribute.rpartition(".")[2]
-    return Path(where).stem if where.endswith(".py") else where.rpartition(".")[2]
+def served_name(settings: PythonSettings, config: Config) -> str:
+    """The model name of an agent: as the configuration or its profile has it, otherwise its own."""
+    return only_agent_name(config, profile_named(config.server.profile)) or agent_name(settings.target)

@@ -7,10 +7,12 @@ agent imports or a server answers is found out by its backend.
 
 import difflib
 import ipaddress
+import posixpath
 import re
 from collections.abc import Callable, Iterator
 from urllib.parse import SplitResult, urlsplit
 
+from trunkline.config.agent_names import agent_name
 from trunkline.config.expect import Problem, join, quoted, unknown
 from trunkline.config.profiles import PROFILES
 from trunkline.config.schema import Config, EmbeddedSettings, HttpSettings, PythonSettings, ScriptedSettings
@@ -289,6 +291,31 @@ def _default_model(config: Config) -> Iterator[Problem]:
         yield Problem("server.default_model", unknown(default, known, what="model"))
 
 
+def _agents(config: Config) -> Iterator[Problem]:
+    """Agents that share a model's work without anybody having said so: `agent` in two files of one name."""
+    first: dict[str, str] = {}
+    for name in unlisted_backends(config):
+        settings = config.backends[name]
+        if not isinstance(settings, PythonSettings) or not _TARGET.fullmatch(settings.target):
+            continue
+        called = agent_name(settings.target)
+        other = first.setdefault(called, name)
+        known = config.backends[other]
+        if isinstance(known, PythonSettings) and _agent(settings.target) != _agent(known.target):
+            entries = [f'[[models]]\nname = "{one}"\nroutes = [{{ backend = "{one}" }}]' for one in (other, name)]
+            yield Problem(
+                f"{join('backends', name)}.target",
+                f"{settings.target!r} is model {called!r}, and so is {known.target!r} of {join('backends', other)}: each would "
+                "get some of the other's requests; give them names:\n" + "\n\n".join(entries),
+            )
+
+
+def _agent(target: str) -> tuple[str, str]:
+    """A target however its path is spelled."""
+    place, _, attribute = target.rpartition(":")
+    return posixpath.normpath(place), attribute
+
+
 def _model_name(config: Config) -> Iterator[Problem]:
     agents = [name for name, settings in config.backends.items() if isinstance(settings, PythonSettings)]
     name = config.server.model_name
@@ -309,6 +336,7 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _keys,
     _backends,
     _models,
+    _agents,
     _default_model,
     _model_name,
     _origins,

@@ -18,6 +18,7 @@ from types import ModuleType
 
 import msgspec
 
+from trunkline.config.agent_names import agent_name
 from trunkline.config.candidates import agents_in
 from trunkline.model.errors import ConfigError
 
@@ -32,12 +33,8 @@ class Target(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """A short name for the agent: its attribute, or its file where the attribute is just called `agent`."""
-        if self.attribute != "agent":
-            return self.attribute.rpartition(".")[2]
-        if self.path is not None:
-            return self.path.stem
-        return (self.module or self.attribute).rpartition(".")[2]
+        """A short name for the agent."""
+        return agent_name(self.text)
 
 
 def parse_target(text: str, *, base_dir: Path) -> Target:
