@@ -132,5 +132,10 @@ def test_models_and_headers(report: dict[str, Any]) -> None:
     assert report["headers"]["x-trunkline-route"] == "talk/scripted"
 
 
+def test_a_key_goes_as_a_header_as_the_page_says(report: dict[str, Any]) -> None:
+    """docs/idempotency.md: the SDK's own option `idempotencyKey` is not sent."""
+    assert report["keyed"] == [[None, "replayed"], [None, None]]
+
+
 def test_leaving_a_stream(report: dict[str, Any]) -> None:
     assert report["left"] == "on"

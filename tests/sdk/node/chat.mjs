@@ -100,6 +100,14 @@ seen.model = await client.models.retrieve("scripted");
 const { response } = await create("hi", { temperature: 0.5 }).withResponse();
 seen.headers = Object.fromEntries(response.headers.entries());
 
+const turn = { model: "scripted", messages: said("once") };
+const keyed = (options) => client.chat.completions.create(turn, options).withResponse();
+seen.keyed = [];
+for (const options of [{ headers: { "Idempotency-Key": "order-17" } }, { idempotencyKey: "order-18" }]) {
+  const answers = [await keyed(options), await keyed(options)];
+  seen.keyed.push(answers.map(({ response }) => response.headers.get("x-trunkline-idempotent")));
+}
+
 const leaving = await create("hang", { stream: true });
 for await (const chunk of leaving) {
   seen.left = chunk.choices[0].delta.content;
