@@ -178,6 +178,33 @@ async def test_a_failed_run_says_so_in_its_event_and_its_object(client: Running)
     assert run["last_event"] == "run.failed"
 
 
+UNUSED = "temperature, temprature, priority"
+
+
+async def test_what_nothing_uses_is_named_where_the_work_is_taken_on(client: Running, server: Serving) -> None:
+    unused = {"temprature": 1, "temperature": 0.3, "priority": True}
+    keyed = {"idempotency-key": "k1"}
+    for path, background in (("/v1/responses", {}), ("/v1/responses", {"background": True}), ("/v1/runs", {})):
+        reply = await server.request(
+            "POST",
+            path,
+            json.dumps({"input": "x", **unused, **background}).encode(),
+            headers=keyed if background else None,
+        )
+        assert reply.headers["x-trunkline-ignored"] == UNUSED, path
+    again = await server.request(
+        "POST", "/v1/responses", json.dumps({"input": "x", **unused, "background": True}).encode(), headers=keyed
+    )
+    assert again.headers["x-trunkline-idempotent"] == "replayed"
+    assert again.headers["x-trunkline-ignored"] == UNUSED
+    assert (
+        "x-trunkline-ignored" not in (await client.post(input="x", session_id="s-1", conversation_history=[])).headers
+    )
+    body = json.dumps({"input": "x", **unused, "background": True, "stream": True}).encode()
+    streamed = await server.request("POST", "/v1/responses", body)
+    assert streamed.headers["x-trunkline-ignored"] == UNUSED
+
+
 # One thing with two names
 
 

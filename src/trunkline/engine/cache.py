@@ -30,7 +30,7 @@ from trunkline.telemetry.outcome import Outcome
 
 ROUTE = "cache"
 Ask = Callable[[Call], Awaitable[Source]]
-Check = Callable[[Call], Awaitable[None]]
+Check = Callable[[Call], Awaitable[object]]
 FlightKey = tuple[bytes, str, bool, bool, bool]
 """What is asked; and by which dialect, streamed or not, patiently or not, shown questions or not: so it is told."""
 

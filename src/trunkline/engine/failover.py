@@ -43,9 +43,12 @@ class Failover:
         self._router = router
         self._balancer = balancer
 
-    async def check(self, call: Call, prepare: Prepare) -> None:
-        """Raises what `first` would raise at once: an unknown model, what nobody of the first step can honour."""
-        _prepared(call, (await self._router.resolve(call.request.model or ""))[0], prepare)
+    async def check(self, call: Call, prepare: Prepare) -> tuple[str, ...]:
+        """Raises what `first` would raise at once: an unknown model, what nobody of the first step can honour. Gives the names of
+        what everybody of it will ignore."""
+        prepared = _prepared(call, (await self._router.resolve(call.request.model or ""))[0], prepare)
+        first, *others = [ignored for _, ignored in prepared.values()]
+        return tuple([name for name in first if all(name in other for other in others)])
 
     async def first(
         self, call: Call, prepare: Prepare, ask: Ask[Given], *, operation: str, able: Able | None = None

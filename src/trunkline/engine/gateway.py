@@ -100,9 +100,10 @@ class Gateway:
         """The conversation as the backend's upstream makes it shorter; None where it does not."""
         return await self._failover.first(call, self._for_endpoint, self._compact, operation=OPERATION)
 
-    async def check(self, call: Call) -> None:
-        """Raises what `answer` would raise at once: an unknown model, a parameter that nobody here can honour."""
-        await self._failover.check(call, self._for_turn)
+    async def check(self, call: Call) -> tuple[str, ...]:
+        """Raises what `answer` would raise at once: an unknown model, a parameter that nobody here can honour. Gives the names of
+        what will be ignored, whoever is asked first."""
+        return await self._failover.check(call, self._for_turn)
 
     async def context_tokens(self, model: str) -> int | None:
         """How long a context is for whoever is asked first, as far as it is known. Raises ModelNotFound."""

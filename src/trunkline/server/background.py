@@ -61,14 +61,15 @@ class Background:
                 return made[0]
             run_id, how = await self._runtime.idempotency.once(exchange.tenant, asked.key, create)
             announce_how(exchange, how)
-            return made[0] if how == "made" else await self._found_again(run_id, asked.session, exchange)
+            return made[0] if how == "made" else await self._found_again(run_id, asked, exchange)
         return None
 
-    async def _found_again(self, run_id: str, session: Session, exchange: Exchange) -> Taken:
+    async def _found_again(self, run_id: str, asked: Asked, exchange: Exchange) -> Taken:
         response = await self._state.store.load_response(exchange.tenant, run_id)
         if response is None:  # deleted meanwhile
             raise NotFound(f"Response with id '{run_id}' not found.", code="response_not_found")
         exchange.outcome.model = response.model
+        exchange.outcome.ignored = await self._creation.unused(asked.request, response.model, exchange)
         if response.session_id is not None:
-            announce(exchange, self._runtime.profile, response.session_id, session.memory_key)
+            announce(exchange, self._runtime.profile, response.session_id, asked.session.memory_key)
         return Taken(run_id, response.object)

@@ -12,7 +12,7 @@ from trunkline.engine.call import Call
 from trunkline.engine.chaining import Chained, LocalHistories
 from trunkline.engine.recording import conversation_items, response_in, stored_response
 from trunkline.model import events as ev
-from trunkline.model.errors import ModelNotFound, NotFound, RequestError
+from trunkline.model.errors import ModelNotFound, NotFound, RequestError, TrunklineError
 from trunkline.model.ids import new_id
 from trunkline.model.request import Request
 from trunkline.server.answering import Record
@@ -108,11 +108,27 @@ class Creation:
     async def _check(self, call: Call) -> None:
         model, gateway = call.request.model or "", self._runtime.gateway
         if call.patient:  # answered later, when nobody is there to be refused
-            await gateway.check(call)
+            call.outcome.ignored = await gateway.check(call)
         else:
             await self._runtime.router.resolve(model)
         if call.session_named and not await gateway.keeps_sessions(model):
             check_calls(call.request.items)  # otherwise that is done once the session's history is there
+
+    async def unused(self, request: Request, model: str, exchange: Exchange) -> tuple[str, ...]:
+        """What of a request that was taken on before is ignored."""
+        call = Call(
+            request=msgspec.structs.replace(request, model=model),
+            body=None,
+            dialect=self._codec.name,
+            turn_id="",
+            created_at=0,
+            request_id=exchange.request_id,
+            tenant=exchange.tenant,
+            outcome=exchange.outcome,
+        )
+        with contextlib.suppress(TrunklineError):  # it would be refused by now
+            return await self._runtime.gateway.check(call)
+        return ()
 
     @contextlib.contextmanager
     def retrievable(self, call: Call) -> Iterator[Callable[[], None]]:

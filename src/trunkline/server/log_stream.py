@@ -5,14 +5,14 @@ they read to the end of what there is and get a body that is whole, and go on fr
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from starlette.types import Receive, Send
 
 from trunkline.dialects.codec import EVENT_STREAM
 from trunkline.model.errors import InvalidParameter
 from trunkline.server.disconnect import DisconnectWatch
-from trunkline.server.exchange import Exchange, header_text
+from trunkline.server.exchange import Exchange, Header, header_text
 from trunkline.server.runtime import Runtime
 from trunkline.server.streaming import ClientStream
 
@@ -31,7 +31,13 @@ def last_event_id(given: bytes) -> int:
 
 
 async def stream_log(
-    frames: AsyncIterator[bytes], runtime: Runtime, exchange: Exchange, receive: Receive, send: Send
+    frames: AsyncIterator[bytes],
+    runtime: Runtime,
+    exchange: Exchange,
+    receive: Receive,
+    send: Send,
+    *,
+    headers: Sequence[Header] = (),
 ) -> None:
     """Sends the log to its end."""
     exchange.outcome.stream = True
@@ -44,7 +50,7 @@ async def stream_log(
             send_body=exchange.send_body,
             framing=EVENT_STREAM,
             keepalive_s=runtime.settings.keepalive_s,
-            head=tuple,
+            head=lambda: headers,
             on_stall=watch.give_up,
         )
         try:

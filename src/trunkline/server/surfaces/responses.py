@@ -12,7 +12,7 @@ from trunkline.engine.call import Call, IdempotencyKey
 from trunkline.engine.idempotency import Work
 from trunkline.model.errors import InvalidParameter
 from trunkline.model.turn import Turn
-from trunkline.server.answering import Answerer, Record
+from trunkline.server.answering import Answerer, Record, outcome_headers
 from trunkline.server.background import Asked, Background
 from trunkline.server.body import read_body
 from trunkline.server.cache_header import cache_choice_of
@@ -129,9 +129,10 @@ class CreateResponse:
             return
         if asked.request.stream:
             frames = self._runs.frames(exchange.tenant, taken.id, after=-1)
-            await stream_log(frames, self._runtime, exchange, receive, send)
+            headers = outcome_headers(exchange.outcome)
+            await stream_log(frames, self._runtime, exchange, receive, send, headers=headers)
         else:
-            await send_json(taken.response, send)
+            await send_json(taken.response, send, headers=outcome_headers(exchange.outcome))
 
 
 def routes(runtime: Runtime, codec: ResponsesSurface, state: ResponseState) -> list[BaseRoute]:

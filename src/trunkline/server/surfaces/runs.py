@@ -29,6 +29,7 @@ from trunkline.dialects.runs.events import CLOSED
 from trunkline.dialects.runs.objects import Question
 from trunkline.model.errors import Conflict, InvalidParameter, NotFound
 from trunkline.ports.stores import Page, RunStatus, StoredRun
+from trunkline.server.answering import outcome_headers
 from trunkline.server.background import Asked, Background
 from trunkline.server.body import read_body
 from trunkline.server.creation import Creation
@@ -135,10 +136,10 @@ class CreateRun:
         taken = await self._background.take_on(asked, exchange, receive)
         if taken is None:
             return
-        call = taken.call
+        call, headers = taken.call, outcome_headers(exchange.outcome)
         if call is None:  # taken on before, under the same key
             run = await self._views.load(exchange.tenant, taken.id)
-            await send_json(self._views.objects.brief(self._views.report(run)), send, status=202)
+            await send_json(self._views.objects.brief(self._views.report(run)), send, status=202, headers=headers)
             return
         report = RunReport(
             response_id=call.turn_id,
@@ -149,7 +150,7 @@ class CreateRun:
             updated_at=call.created_at,
             last_event=None,
         )
-        await send_json(self._views.objects.accepted(report), send, status=202)
+        await send_json(self._views.objects.accepted(report), send, status=202, headers=headers)
 
 
 class ListRuns:
