@@ -15,6 +15,7 @@ from openai import AsyncOpenAI, InternalServerError
 from scripts.node import ROOT
 from tests.clients.install import HERE, environment
 from tests.clients.programs import listening, python_of, run
+from tests.docs.blocks import Block, commands, pieces, shows
 from tests.serving import Serving, eventually, serving
 
 pytestmark = pytest.mark.clients
@@ -194,6 +195,21 @@ async def test_its_example(framework: str, model: Serving, tmp_path: Path) -> No
         with pytest.raises(InternalServerError) as endless:
             await client.responses.create(model=f"{framework}_agent", input="for ever")
         assert endless.value.status_code == 502
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+async def test_its_example_shows_its_tool_over_the_script_of_the_page(framework: str, tmp_path: Path) -> None:
+    page = [piece for piece in pieces(ROOT / "docs" / "frameworks.md") if isinstance(piece, Block)]
+    (script,) = [block.text for block in page if block.file == "model.toml"]
+    (shown,) = [commands(block)[0] for block in page if block.language == "console"]
+    asked = json.loads(shown.text.split(" -d ")[1].strip("'")) | {"model": f"{framework}_agent"}
+    async with (
+        serving(MODEL, base_dir=tmp_path, scripts={"script.toml": script}) as model,
+        example(f"{framework}_agent.py", name="adapters", model=model, home=tmp_path) as client,
+        aiohttp.ClientSession() as session,
+        session.post(f"{client.base_url}chat/completions", json=asked) as answer,
+    ):
+        assert shows(shown.output or "", await answer.text())
 
 
 @pytest.mark.parametrize("framework", ["openai_agents", "pydantic_ai"])

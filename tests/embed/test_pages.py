@@ -14,6 +14,7 @@ import pytest
 
 from tests.docs.blocks import Block, pieces
 from tests.embed.uvicorn_server import on_uvicorn
+from trunkline.backends.scripted import parse_script
 from trunkline.config.load import build_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,4 +56,8 @@ def test_a_program_of_a_page_is_an_example(block: Block) -> None:
 @pytest.mark.parametrize("page", ["frameworks.md", "chat-uis.md"])
 def test_its_configurations_are_right(page: str) -> None:
     for block in blocks(page, "toml"):
-        build_config(tomllib.loads(block.text), environ={})
+        table = tomllib.loads(block.text)
+        if "rules" in table:
+            parse_script(table)
+        else:
+            build_config(table, environ={})
