@@ -10,7 +10,7 @@ guide.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
-from typing import Literal, NoReturn, NotRequired, TypeAlias, TypedDict, cast
+from typing import Literal, NoReturn, NotRequired, Self, TypeAlias, TypedDict, cast
 
 import msgspec
 
@@ -107,20 +107,45 @@ Attachment = ImagePart | AudioPart | FilePart
 CHOICES = ("once", "session", "always", "deny")
 
 
-class Choice(str, Coroutine[object, None, str]):
-    """What was chosen. `turn.approve` gives it at once in a thread; on the event loop it has to be awaited.
+class _Chosen(str):
+    """A choice, whose truth is a yes: every non-empty string is true, so `if await turn.approve(…)` would go ahead after a "deny".
+
+    Only the choices that everybody has can say which of them is the no.
+    """
+
+    __slots__ = ("_offered",)
+    _offered: tuple[str, ...]
+
+    def __new__(cls, chosen: str, offered: tuple[str, ...] = CHOICES) -> Self:
+        self = super().__new__(cls, chosen)
+        self._offered = offered
+        return self
+
+    def __bool__(self) -> bool:
+        if self in CHOICES and set(self._offered) <= set(CHOICES):
+            return self != "deny"
+        yes = next((choice for choice in self._offered if choice != "deny"), "yes")
+        raise TypeError(
+            f"turn.approve(…, choices={list(self._offered)!r}) gave {str.__str__(self)!r}, which may be a yes or a no: "
+            f"compare it, as in `if choice == {yes!r}`"
+        )
+
+
+class Choice(_Chosen, Coroutine[object, None, _Chosen]):
+    """What was chosen. `turn.approve` gives it at once in a thread; on the event loop it has to be awaited. As a truth value it is
+    false for "deny" and true for the rest of the usual choices; choices of your own have to be compared.
 
     A test whose `ask` answers at once gets one there as well, so it can be awaited in every way a coroutine can.
     """
 
     __slots__ = ()
 
-    def __await__(self) -> Generator[object, None, str]:
+    def __await__(self) -> Generator[object, None, _Chosen]:
         yield from ()
-        return str.__str__(self)
+        return self._awaited()
 
     def send(self, value: None) -> object:
-        raise StopIteration(str.__str__(self))
+        raise StopIteration(self._awaited())
 
     def throw(self, *error: object) -> object:
         return super().throw(*error)  # type: ignore[call-overload]
@@ -128,30 +153,46 @@ class Choice(str, Coroutine[object, None, str]):
     def close(self) -> None:
         """There is nothing under way."""
 
+    def _awaited(self) -> _Chosen:
+        return _Chosen(str.__str__(self), self._offered)
 
-class _Unanswered(Coroutine[object, None, str]):
+
+class _Unanswered(Coroutine[object, None, _Chosen]):
     """A choice still to come. It can be awaited, gathered and made a task of, and everything else fails: it is no string, so none
     of a string's methods answers, and comparing it is an error, because what is not equal to "deny" would be taken for a yes.
     """
 
-    __slots__ = ("_answer",)
+    __slots__ = ("_answer", "_misused", "_offered")
 
-    def __init__(self, answer: Awaitable[str]) -> None:
+    def __init__(self, answer: Awaitable[str], offered: tuple[str, ...]) -> None:
         self._answer = answer if isinstance(answer, Coroutine) else _awaited(answer)
+        self._offered = offered
+        self._misused = False
 
-    def __await__(self) -> Generator[object, None, str]:
-        return self._answer.__await__()
+    def __await__(self) -> Generator[object, None, _Chosen]:
+        return _Chosen((yield from self._answer.__await__()), self._offered)
 
     def send(self, value: None) -> object:
-        return self._answer.send(value)
+        try:
+            return self._answer.send(value)
+        except StopIteration as answered:
+            raise StopIteration(_Chosen(answered.value, self._offered)) from None
 
     def throw(self, *error: object) -> object:
-        return self._answer.throw(*error)  # type: ignore[call-overload]
+        try:
+            return self._answer.throw(*error)  # type: ignore[call-overload]
+        except StopIteration as answered:
+            raise StopIteration(_Chosen(answered.value, self._offered)) from None
 
     def close(self) -> None:
         self._answer.close()
 
+    def __del__(self) -> None:
+        if self._misused:  # an error has said so; Python's own warning would name what is none of its author's
+            self._answer.close()
+
     def _early(self, *_: object) -> NoReturn:
+        self._misused = True
         raise TypeError(_EARLY)
 
     __bool__ = __str__ = _early
@@ -164,6 +205,8 @@ class _Unanswered(Coroutine[object, None, str]):
         return hash("deny")
 
     def __getattr__(self, name: str) -> NoReturn:
+        if hasattr(str, name):
+            self._misused = True
         raise AttributeError(_EARLY)
 
 
@@ -232,12 +275,16 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def approve(self, tool: str, text: str = "", *, choices: Sequence[str] = CHOICES) -> Choice:
         """Asks the user whether this may be done, and gives the choice; "deny" where nobody can or does answer.
 
+        The choice is a string, and in an `if` it is false for "deny" and true for "once", "session" and "always". Choices of your
+        own have to be compared.
+
         `await` it in an async agent. In a thread, where synchronous agents run, it waits by itself.
         """
         if isinstance(choices, str):
             raise TypeError(f"turn.approve needs choices as a list of strings, got {choices!r}")
-        answer = self.ask(tool, text, tuple(choices))
-        return Choice(answer) if isinstance(answer, str) else cast("Choice", _Unanswered(answer))
+        offered = tuple(choices)
+        answer = self.ask(tool, text, offered)
+        return Choice(answer, offered) if isinstance(answer, str) else cast("Choice", _Unanswered(answer, offered))
 
 
 Output = str | Reasoning | ToolStarted | ToolFinished | FunctionCall | Usage | None

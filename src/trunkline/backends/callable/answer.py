@@ -134,13 +134,14 @@ class Answer:
         return self._index
 
     def _text(self, value: str, events: list[ev.Event]) -> None:
+        value = utf8(value)
         if not value:
             return
         if self._open != "message":
             self._new_index(events)
             self._open = "message"
             events.append(ev.ItemStarted(index=self._index, kind="message", item_id=self._item_id("msg_")))
-        events.append(ev.TextDelta(self._index, utf8(value)))
+        events.append(ev.TextDelta(self._index, value))
 
     def _reasoning(self, value: author.Reasoning, events: list[ev.Event]) -> None:
         text = _text_field(value.text, "Reasoning.text")
@@ -308,9 +309,16 @@ def _json_text(value: object, what: str) -> str:
     if isinstance(value, str):
         return utf8(value)
     try:
-        return msgspec.json.encode({} if value is None else value).decode()
+        return msgspec.json.encode({} if value is None else value, enc_hook=_plain).decode()
     except (TypeError, ValueError, RecursionError) as error:  # also UnicodeEncodeError: a lone surrogate within
         raise AgentError(f"agent gave {what} as something that is not JSON: {redacted(str(error))}") from error
+
+
+def _plain(value: object) -> str:
+    """A choice of the user's within is a string of a class of its own, which msgspec does not know."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
 
 
 def _output_text(value: object, call_id: str) -> str:

@@ -46,7 +46,8 @@ def read_result(value: Mapping[object, object]) -> Result:
     """Raises AgentError for a mapping that is no result."""
     if not KEYS & value.keys():
         raise AgentError(f"agent returned a mapping without 'final_response'; it has {sorted(map(str, value))}")
-    text = value.get("final_response") or ""
+    given = value.get("final_response")
+    text = str.__str__(given) if isinstance(given, str) else given or ""  # a subclass may have a truth of its own
     if not isinstance(text, str):
         raise AgentError(f"agent returned a final_response of {type(text).__name__}; expected str")
     failed, completed = bool(value.get("failed")), value.get("completed") in (None, True)
