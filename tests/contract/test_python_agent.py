@@ -565,12 +565,13 @@ async def test_a_reader_that_leaves_cancels_a_coroutine() -> None:
 async def test_a_sync_generator_stops_at_its_next_yield() -> None:
     loop = asyncio.get_running_loop()
     finished = asyncio.Event()
-    go_on = threading.Event()
+    going, go_on = threading.Event(), threading.Event()
     seen: list[object] = []
 
     def agent(turn: Turn) -> Iterator[str]:
         try:
             yield "one"
+            going.set()
             go_on.wait()
             seen.append(turn.cancelled)
             yield "two"
@@ -582,6 +583,7 @@ async def test_a_sync_generator_stops_at_its_next_yield() -> None:
     backend = await started(agent)
     batches = batches_of(backend, request_of("x"))
     await anext(batches)
+    await asyncio.to_thread(going.wait)  # left before that, it would be closed where it said "one"
     await batches.aclose()
     go_on.set()
     await finished.wait()
