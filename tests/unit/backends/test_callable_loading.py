@@ -155,3 +155,83 @@ def test_a_mended_file_loads_on_the_next_try(tmp_path: Path) -> None:
     refused("tl_mended.py:agent", tmp_path)
     file.write_text("def agent(turn): return 'mended, and longer than before'\n")
     assert callable(load("tl_mended.py:agent", tmp_path))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from tl_help import NAME\n",
+        "def NAME():\n    import tl_help\n    return tl_help.NAME\n",
+        "def NAME():\n    from tl_help import NAME\n    return NAME\n",
+    ],
+    ids=["when it is loaded", "in a function", "from, in a function"],
+)
+def test_an_agent_gets_no_other_agents_helper(source: str, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "tl_first.py").write_text(f"name = {folder!r}\n{source}")
+        (tmp_path / folder / "tl_second.py").write_text(source)
+        (tmp_path / folder / "tl_help.py").write_text(f"NAME = {folder!r}\n")
+    load("a/tl_first.py:NAME", tmp_path)
+    load("a/tl_second.py:NAME", tmp_path)
+    assert refused("b/tl_first.py:NAME", tmp_path) == (
+        f"agent 'tl_first.py' imports 'tl_help', which is {tmp_path}/a/tl_help.py here already, not {tmp_path}/b/tl_help.py "
+        "beside it; give one of them another name, or have the folder as a package: target 'b.tl_first:NAME', and in the "
+        "file 'from .tl_help import …'"
+    )
+
+
+def test_nor_another_package_of_the_same_name(tmp_path: Path) -> None:
+    for folder, plain in (("a", False), ("b", False), ("c", True)):
+        package = tmp_path / folder / "tl_tools"
+        package.mkdir(parents=True)
+        (tmp_path / folder / "tl_user.py").write_text("from tl_tools import search\nfound = search.FOUND\n")
+        (package / "search.py").write_text(f"FOUND = {folder!r}\n")
+        if plain:
+            (package / "__init__.py").write_text("")
+    assert load("a/tl_user.py:found", tmp_path) == "a"
+    assert "'tl_tools.search', which is " in refused("b/tl_user.py:found", tmp_path)
+    assert "'tl_tools', which is " in refused("c/tl_user.py:found", tmp_path)
+
+
+def test_what_a_library_is_called_is_no_name_for_a_helper(tmp_path: Path) -> None:
+    (tmp_path / "msgspec.py").write_text("NAME = 'mine'\n")
+    (tmp_path / "tl_reads.py").write_text("import msgspec\nimport os\nNAME = msgspec.NAME\n")
+    (tmp_path / "os.py").write_text("")  # Python itself would not take it either
+    message = refused("tl_reads.py:NAME", tmp_path)
+    assert message.startswith(f"agent 'tl_reads.py' imports 'msgspec', which is {sys.modules['msgspec'].__file__} here")
+    assert message.endswith(
+        "; give one of them another name, or have the folder as a package: served from the one above it"
+    )
+
+
+def test_a_folder_that_was_found_first_does_not_lend_its_files(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "tl_lent.py").write_text(f"NAME = {folder!r}\n")
+        (tmp_path / folder / f"tl_in_{folder}.py").write_text("")
+    (tmp_path / "a" / "tl_late.py").write_text("from tl_lent import NAME\n")
+    (tmp_path / "a" / "tl_in_a.py").write_text("x = 1\n")
+    (tmp_path / "b" / "tl_in_b.py").write_text("x = 1\n")
+    load("a/tl_in_a.py:x", tmp_path)
+    load("b/tl_in_b.py:x", tmp_path)
+    assert "which is " + str(tmp_path / "b" / "tl_lent.py") in refused("a/tl_late.py:NAME", tmp_path)
+
+
+def test_a_relative_import_says_how_a_file_is_served_with_its_package(tmp_path: Path) -> None:
+    package = tmp_path / "tl_pkg" / "sub"
+    package.mkdir(parents=True)
+    (package / "rel.py").write_text("x = 1\nfrom .tl_near import NAME\n")
+    (package / "tl_near.py").write_text("NAME = 'near'\n")
+    (package / "tl_deep.py").write_text("import rel\n")
+    start = "cannot import agent rel.py:2: ImportError: attempted relative import with no known parent package; a file "
+    start += "served by its path is in no package: "
+    assert (
+        refused("tl_pkg/sub/rel.py:NAME", tmp_path)
+        == f"{start}serve it as 'tl_pkg.sub.rel:NAME', or leave out the dots"
+    )
+    assert refused("rel.py:NAME", package) == (
+        f"{start}serve it as 'PACKAGE.rel:NAME' from the folder above its package, or leave out the dots"
+    )
+    assert refused("tl_pkg/sub/tl_deep.py:NAME", tmp_path).endswith("leave out the dots")
+    assert load("tl_pkg.sub.rel:NAME", tmp_path) == "near"

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from types import ModuleType
 
 import msgspec
 
+from trunkline.backends.callable.neighbours import check_neighbours, claim, neighbours
 from trunkline.config.agent_names import agent_name
 from trunkline.config.candidates import agents_in
 from trunkline.model.errors import ConfigError
@@ -64,7 +66,10 @@ def _hint(text: str, *, base_dir: Path) -> str:
 
 def load_target(target: Target, *, base_dir: Path) -> object:
     """Imports what the target names. Raises ConfigError; runs the author's module."""
-    module = _load_file(target.path) if target.path is not None else _load_module(target, base_dir=base_dir)
+    if target.path is not None:
+        module = _load_file(target.path, target.attribute, base_dir=base_dir)
+    else:
+        module = _load_module(target, base_dir=base_dir)
     found: object = module
     for part in target.attribute.split("."):
         try:
@@ -74,7 +79,15 @@ def load_target(target: Target, *, base_dir: Path) -> object:
     return found
 
 
-def _load_file(path: Path) -> ModuleType:
+def _as_module(path: Path, attribute: str, *, base_dir: Path) -> str | None:
+    """The target that has the file in its package; None where that begins above the base folder."""
+    base_dir = base_dir.resolve()
+    parts = path.relative_to(base_dir).with_suffix("").parts if path.is_relative_to(base_dir) else ()
+    packaged = len(parts) > 1 and all(part.isidentifier() for part in parts)
+    return f"{'.'.join(parts)}:{attribute}" if packaged else None
+
+
+def _load_file(path: Path, attribute: str, *, base_dir: Path) -> ModuleType:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ConfigError(f"agent file {path.name!r} {what}; looked for {path}")
@@ -83,17 +96,23 @@ def _load_file(path: Path) -> ModuleType:
     loaded = sys.modules.get(name)
     if loaded is not None:
         return loaded
+    as_module, beside = _as_module(path, attribute, base_dir=base_dir), neighbours(path)
+    check_neighbours(path, beside, as_module=as_module)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     loader = spec.loader
+    packaged = repr(as_module) if as_module else f"'PACKAGE.{path.stem}:{attribute}' from the folder above its package"
+    alone = f"; a file served by its path is in no package: serve it as {packaged}, or leave out the dots"
     try:
-        _run(lambda: loader.exec_module(module), shown=path.name, folder=path.parent)
+        _run(lambda: loader.exec_module(module), shown=path.name, folder=path.parent, alone=alone)
+        check_neighbours(path, beside, as_module=as_module)
     except ConfigError:
         sys.modules.pop(name, None)
         raise
+    claim(beside, agent_module=name)
     return module
 
 
@@ -129,14 +148,25 @@ def _module_name(path: Path) -> str:
     return f"{name}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
 
 
-def _run(load: Callable[[], None], *, shown: str, folder: Path) -> None:
-    """Runs the author's module; what it raises becomes a ConfigError that says where. Ctrl-C stays Ctrl-C."""
+def _run(load: Callable[[], None], *, shown: str, folder: Path, alone: str = "") -> None:
+    """Runs the author's module; what it raises becomes a ConfigError that says where. Ctrl-C stays Ctrl-C.
+
+    `alone`: what to say of an import relative to a package, where there is none.
+    """
     try:
         load()
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module may raise anything, SystemExit included
-        raise ConfigError(f"cannot import agent {_where(error, shown=shown, folder=folder)}: {_what(error)}") from error
+        what = _what(error) + (alone if _is_relative_import(error) else "")
+        raise ConfigError(f"cannot import agent {_where(error, shown=shown, folder=folder)}: {what}") from error
+
+
+def _is_relative_import(error: BaseException) -> bool:
+    """Whether it was raised by `from .neighbour import …`, and not by what that has found."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    own_kind = type(error) is ImportError and error.name is None
+    return own_kind and bool(frames) and re.match(r"from\s+\.", frames[-1].line or "") is not None
 
 
 def _where(error: BaseException, *, shown: str, folder: Path) -> str:
