@@ -183,6 +183,11 @@ Better here, and not what its clients trip over:
   whoever does not turn them off. `POST /v1/runs/{id}/approval` answers them with the id of the completion or response.
 - What is asked of tools at the client is named in `x-trunkline-ignored`; other parameters that nothing honours are a 400.
 
+A stream of chat shows each tool that an agent runs as `hermes.tool.progress`, whose data has no `choices`: its clients read
+that, and the loops of the official SDKs stumble, as `chunk.choices[0]` fails there. For them
+`"stream_options": {"include_tool_events": false}` turns it off in one request, and `tool_events = "off"` in `[server]` for
+everybody who does not ask. What an agent asks a person is then denied at once.
+
 Its clients' own resources, beside those of every profile:
 
 | method | path | |
