@@ -372,13 +372,14 @@ async def test_a_run_asks_waits_and_goes_on_with_the_answer(client: Running, ser
 
 
 async def test_several_questions_are_answered_one_by_one_or_together(client: Running) -> None:
-    for together in (False, True):
+    for together in (None, "all", "resolve_all"):  # the second as clients of the hermes server say it
+        every: dict[str, Any] = {together: True} if together else {}
         created = await client.create("ask twice")
         run_id = created["run_id"]
         await client.until(run_id, "approval.request")
         await eventually_asked(client, run_id, 2)
         if together:
-            assert (await client.post(f"/{run_id}/approval", choice="once", all=True)).json()["resolved"] == 2
+            assert (await client.post(f"/{run_id}/approval", choice="once", **every)).json()["resolved"] == 2
         else:
             assert (await client.post(f"/{run_id}/approval", choice="once")).json()["resolved"] == 1
             assert (await client.post(f"/{run_id}/approval", choice="deny")).json()["resolved"] == 1

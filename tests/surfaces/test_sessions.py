@@ -571,6 +571,35 @@ async def test_what_cannot_be_a_session_is_refused(serve: Serve) -> None:
         assert (await call(server, "POST", "/v1/sessions/s1/fork", id="s1")).status == 409
 
 
+ITEM = {"role": "user", "content": "hi"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "known"),
+    [
+        ("POST", "/v1/sessions", {"title": "t"}, "'id', 'title', 'metadata'"),
+        ("POST", "/v1/sessions/s1", {"title": "t"}, "'title', 'metadata'"),
+        ("PATCH", "/v1/sessions/s1", {}, "'title', 'metadata'"),
+        ("POST", "/v1/sessions/s1/messages", {"messages": [ITEM]}, "'messages'"),
+        ("POST", "/v1/sessions/s1/fork", {}, "'id', 'title', 'metadata', 'up_to'"),
+        ("POST", "/v1/conversations", {}, "'items', 'metadata'"),
+        ("POST", "/v1/conversations/c1", {"metadata": {}}, "'metadata'"),
+        ("POST", "/v1/conversations/c1/items", {"items": [ITEM]}, "'items'"),
+        ("POST", "/v1/chat/completions/chatcmpl_1", {"metadata": {}}, "'metadata'"),
+        ("POST", "/v1/runs/run_1/approval", {"choice": "once"}, "'choice', 'call_id', 'all', 'resolve_all'"),
+    ],
+)
+async def test_a_member_that_nobody_knows_is_refused(
+    serve: Serve, method: str, path: str, body: dict[str, Any], known: str
+) -> None:
+    async with serve(BOT, scripts={"bot.py": SEES}) as server:
+        before = (await call(server, "POST", "/v1/sessions", id="s1")).json()
+        refused = await call(server, method, path, **body, meta={"a": "b"})
+        assert (refused.status, refused.error["code"], refused.error["param"]) == (400, "unknown_parameter", "meta")
+        assert refused.error["message"] == f"Unknown parameter: 'meta'. What is known here: {known}."
+        assert (await server.get("/v1/sessions/s1")).json() == before
+
+
 async def test_sessions_are_listed_by_pages(serve: Serve) -> None:
     async with serve(BOT, scripts={"bot.py": SEES}) as server:
         for number in range(3):

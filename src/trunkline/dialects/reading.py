@@ -232,6 +232,18 @@ def unnamed(key: str, value: Json, known: Container[str]) -> msgspec.Raw:
     return raw(value)
 
 
+def only(source: Object, known: Sequence[str]) -> None:
+    """Raises InvalidParameter for a member that is none of these: of what is not passed on to anybody."""
+    unknown = next((key for key in source if key not in known), None)
+    if unknown is not None:
+        names = ", ".join([f"'{key}'" for key in known])
+        raise InvalidParameter(
+            f"Unknown parameter: '{shorten(unknown)}'. What is known here: {names}.",
+            code="unknown_parameter",
+            param=shorten(unknown),
+        )
+
+
 def string_map(value: Json, path: str) -> dict[str, str]:
     """An object whose values are all strings."""
     source = mapping(value, path)

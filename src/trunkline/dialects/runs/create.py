@@ -15,6 +15,8 @@ from trunkline.model.errors import InvalidParameter, RequestError
 from trunkline.model.request import Request
 
 HISTORY = "conversation_history"
+RESOLVE_ALL = "resolve_all"
+"""What clients of the hermes server also call `all`."""
 
 
 class Create(msgspec.Struct, frozen=True):
@@ -79,14 +81,16 @@ def _with_history(source: Object) -> Create:
 
 
 def read_choice(body: bytes) -> Choice:
+    """Raises RequestError. A name for the question that is not known here must not answer another one."""
     source = reading.decode_body(body)
+    reading.only(source, ("choice", "call_id", "all", RESOLVE_ALL))
     if source.get("choice") is None:
         reading.missing("choice")
     call_id = source.get("call_id")
     return Choice(
         choice=reading.text(source["choice"], "choice"),
         call_id=None if call_id is None else reading.text(call_id, "call_id"),
-        all=reading.lenient_boolean(source.get("all") or False, "all"),
+        all=any(reading.lenient_boolean(source.get(name) or False, name) for name in ("all", RESOLVE_ALL)),
     )
 
 

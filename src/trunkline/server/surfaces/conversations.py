@@ -36,7 +36,7 @@ class Conversations:
         self._store = store
 
     async def create(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body, source = await _read(self._runtime, scope, receive)
+        body, source = await _read(self._runtime, scope, receive, known=("items", "metadata"))
         items: Sequence[StoredItem] = ()
         if source.get("items") is not None:
             items = stored_items(source["items"], body, self._runtime, member="items", at_most=MAX_ITEMS)
@@ -52,7 +52,7 @@ class Conversations:
         await send_json(_written(await _conversation(self._store, scope)), send)
 
     async def update(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _, source = await _read(self._runtime, scope, receive)
+        _, source = await _read(self._runtime, scope, receive, known=("metadata",))
         conversation = msgspec.structs.replace(
             await _conversation(self._store, scope), metadata=required_metadata_of(source)
         )
@@ -77,7 +77,7 @@ class ConversationItems:
 
     async def add(self, scope: Scope, receive: Receive, send: Send) -> None:
         tenant, conversation_id = exchange_of(scope).tenant, scope["path_params"]["id"]
-        body, source = await _read(self._runtime, scope, receive)
+        body, source = await _read(self._runtime, scope, receive, known=("items",))
         items = required_items(source.get("items"), body, self._runtime, member="items", at_most=MAX_ITEMS)
         if not await self._store.add_items(tenant, conversation_id, items):
             raise _not_found(conversation_id)
@@ -105,10 +105,12 @@ class ConversationItems:
         await send_json(_written(conversation), send)
 
 
-async def _read(runtime: Runtime, scope: Scope, receive: Receive) -> tuple[bytes, Object]:
+async def _read(runtime: Runtime, scope: Scope, receive: Receive, *, known: Sequence[str]) -> tuple[bytes, Object]:
     """The body, for which nothing at all is as good as an empty object."""
     body = await read_body(scope, receive, limit_bytes=runtime.settings.max_body_bytes) or b"{}"
-    return body, reading.decode_body(body)
+    source = reading.decode_body(body)
+    reading.only(source, known)
+    return body, source
 
 
 async def _conversation(store: Store, scope: Scope) -> StoredConversation:

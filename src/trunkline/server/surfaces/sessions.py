@@ -6,6 +6,7 @@ then leaves nothing behind.
 """
 
 import contextlib
+from collections.abc import Sequence
 
 import msgspec
 from starlette.routing import BaseRoute
@@ -30,6 +31,7 @@ from trunkline.server.stored_items import required_items
 
 MAX_TITLE = 512
 MAX_MESSAGES = 1000
+_MADE_WITH = ("id", "title", "metadata")
 
 
 class SessionResources:
@@ -41,7 +43,7 @@ class SessionResources:
         self._spaced = runtime.profile.json_spacing
 
     async def create(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _, source = await self._read(scope, receive)
+        _, source = await self._read(scope, receive, known=_MADE_WITH)
         session = self._made(source)
         await self._store.create(exchange_of(scope).tenant, session)
         await send_json(_written(session), send, spaced=self._spaced)
@@ -58,7 +60,7 @@ class SessionResources:
 
     async def update(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What is not named stays; null takes it away."""
-        _, source = await self._read(scope, receive)
+        _, source = await self._read(scope, receive, known=("title", "metadata"))
         if "title" not in source and "metadata" not in source:
             raise InvalidParameter(
                 "Nothing to change: give 'title', 'metadata' or both.", code="missing_required_parameter"
@@ -83,7 +85,7 @@ class SessionResources:
         )
 
     async def fork(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _, source = await self._read(scope, receive)
+        _, source = await self._read(scope, receive, known=(*_MADE_WITH, "up_to"))
         tenant, parent = exchange_of(scope).tenant, await self._load(scope)
         fork = msgspec.structs.replace(self._made(source), parent_id=parent.id)
         if "title" not in source:
@@ -102,7 +104,7 @@ class SessionResources:
         await send_json(listing(items, limit=page.limit), send, spaced=self._spaced)
 
     async def add_messages(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body, source = await self._read(scope, receive)
+        body, source = await self._read(scope, receive, known=("messages",))
         tenant, session = exchange_of(scope).tenant, await self._load(scope)
         items = required_items(source.get("messages"), body, self._runtime, member="messages", at_most=MAX_MESSAGES)
         turn: contextlib.ExitStack | None = None
@@ -115,10 +117,12 @@ class SessionResources:
                 raise _not_found(session.id)
         await send_json(listing(items, limit=len(items)), send, spaced=self._spaced)
 
-    async def _read(self, scope: Scope, receive: Receive) -> tuple[bytes, Object]:
+    async def _read(self, scope: Scope, receive: Receive, *, known: Sequence[str]) -> tuple[bytes, Object]:
         """The body, for which nothing at all is as good as an empty object."""
         body = await read_body(scope, receive, limit_bytes=self._runtime.settings.max_body_bytes) or b"{}"
-        return body, reading.decode_body(body)
+        source = reading.decode_body(body)
+        reading.only(source, known)
+        return body, source
 
     async def _load(self, scope: Scope) -> StoredSession:
         session_id = scope["path_params"]["id"]

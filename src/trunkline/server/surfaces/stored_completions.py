@@ -46,7 +46,9 @@ class StoredCompletions:
 
     async def update(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(scope, receive, limit_bytes=self._runtime.settings.max_body_bytes)
-        metadata = required_metadata_of(reading.decode_body(body))
+        source = reading.decode_body(body)
+        reading.only(source, ("metadata",))
+        metadata = required_metadata_of(source)
         completion = await self._load(scope)
         described = with_metadata(completion.object, metadata)
         if not await self._store.update_completion(
