@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.docs.blocks import Block, pieces
@@ -40,6 +41,20 @@ async def test_an_application_of_the_page_answers_its_client(block: Block) -> No
         with contextlib.redirect_stdout(printed):
             await asyncio.to_thread(exec, compile(program, "client.py", "exec"), {})
     assert printed.getvalue() == "You said: hello\n"
+
+
+async def test_the_page_of_an_application_may_ask_its_agent() -> None:
+    (block,) = [block for block in APPLICATIONS if "PAGE = " in block.text]
+    names: dict[str, Any] = {}
+    exec(compile(block.text, "app.py", "exec"), names)
+    body = {"messages": [{"role": "user", "content": "hello"}]}
+    async with on_uvicorn(names["app"]) as url, aiohttp.ClientSession() as session:
+        async with session.get(url) as page:
+            assert await page.text() == names["PAGE"]
+        for origin, status in (("http://127.0.0.1:8000", 200), ("http://evil.example", 403)):
+            sent = session.post(f"{url}/ai/v1/chat/completions", json=body, headers={"Origin": origin})
+            async with sent as answer:
+                assert answer.status == status
 
 
 @pytest.mark.parametrize(
