@@ -100,6 +100,18 @@ async def test_what_is_not_there_is_refused_in_our_envelope() -> None:
         assert (answer.status, (await answer.json())["error"]["code"]) == (404, "not_found")
 
 
+async def test_a_program_is_told_how_its_agent_gets_its_clients_tools() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    async with on_uvicorn(around(create_app(support))) as url:
+        status, refused = await asked(f"{url}/ai", tools=tools)
+        assert status == 400
+        assert refused["error"]["message"].endswith(
+            'create_app(…, backend={"client_tools": True}), one that can do without with {"client_tools": "ignore"}'
+        )
+    async with on_uvicorn(around(create_app(support, backend={"client_tools": "ignore"}))) as url:
+        assert (await asked(f"{url}/ai", tools=tools))[0] == 200
+
+
 async def test_several_agents_share_one_mount() -> None:
     async with on_uvicorn(around(create_app({"support": support, "shout": shout}))) as url:
         assert said((await asked(f"{url}/ai", model="shout"))[1]) == "HI"

@@ -152,7 +152,8 @@ async def test_what_an_agent_cannot_do_is_refused_by_name(serve: Serve, name: st
             reply = await server.chat(model=model, stream=stream, **REFUSED_BY_AN_AGENT[name])
             assert (reply.status, reply.error["code"], reply.error["param"]) == (400, "unsupported_parameter", name)
             assert f"'{name}'" in reply.error["message"]
-            assert ("client_tools = true" in reply.error["message"]) == (name in ("tools", "tool_choice"))
+            table = "client_tools = true below [backends.bot] in a configuration file (trunkline serve --config FILE)"
+            assert (table in reply.error["message"]) == (name in ("tools", "tool_choice"))
 
 
 async def test_what_a_client_adds_for_itself_is_named_where_it_is_lost(echo: Serving) -> None:

@@ -27,6 +27,7 @@ from trunkline.backends.callable.questions import Questions
 from trunkline.backends.callable.run import Run
 from trunkline.backends.callable.threads import WorkerThreads
 from trunkline.backends.callable.turns import turn_for
+from trunkline.config.expect import join
 from trunkline.config.schema import PythonSettings
 from trunkline.model.errors import BackendUnavailable, ConfigError
 from trunkline.model.request import Request
@@ -41,11 +42,6 @@ LOST_AFTER_S = 10.0
 _log = logging.getLogger("trunkline.agent")
 
 Found = TypeVar("Found")
-_TOOLS = (
-    "an agent that wants its clients' tools has to be configured with client_tools = true, one that can do without with "
-    'client_tools = "ignore"'
-)
-_REMEDIES = {"tools": _TOOLS, "tool_choice": _TOOLS}
 
 
 class PythonBackend:
@@ -72,6 +68,8 @@ class PythonBackend:
         self._base_dir = setup.base_dir
         self._handles_tools = settings.client_tools is True
         self._ignores_tools = setup.ignores_tools or settings.client_tools == "ignore"
+        remedy = _tools_remedy(setup.name, given=agent is not None)
+        self._remedies = {"tools": remedy, "tool_choice": remedy}
         self._key = f"backends.{setup.name}.target"
         self._given = agent
         self._form: Form | None = None
@@ -88,9 +86,10 @@ class PythonBackend:
         return Capabilities(
             parameters=tools if self._handles_tools else frozenset(),
             hints=SAMPLING_HINTS | tools if self._ignores_tools else SAMPLING_HINTS,
-            remedies=_REMEDIES,
+            remedies=self._remedies,
             parts=EVERY_PART if self._form is None else self._form.parts,
             streaming=self._settings.streaming,
+            acts=True,
         )
 
     def check(self) -> None:
@@ -179,6 +178,18 @@ class PythonBackend:
             return find()
         except ConfigError as error:
             raise ConfigError(error.message, key=self._key) from error.__cause__
+
+
+def _tools_remedy(name: str, *, given: bool) -> str:
+    """Where an agent's author says that it takes tools. `given`: to `create_app`."""
+    made = "an agent that wants its clients' tools has to be"
+    if given:
+        wanted = f'{made} made with create_app(…, backend={{"client_tools": True}})'
+        return f'{wanted}, one that can do without with {{"client_tools": "ignore"}}'
+    return (
+        f"{made} configured with client_tools = true below [{join('backends', name)}] in a configuration file "
+        '(trunkline serve --config FILE), one that can do without with client_tools = "ignore"'
+    )
 
 
 def build(settings: PythonSettings, setup: BackendSetup) -> PythonBackend:
