@@ -232,7 +232,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         input: text of the last user message.
         history: the messages before it, oldest first. When the conversation goes on after it (results of client tools),
             the input has been said already and is part of the history.
-        messages: the whole conversation, the input included; what to hand to a chat model.
+        messages: the whole conversation, the input included, as text; instructions, images and files are not in it.
         instructions: what the request instructs, its system and developer messages, joined by newlines.
         items: the conversation in full detail (`trunkline.model.items`), system and developer messages included.
         attachments: images, audio and files of the last user message.
