@@ -14,15 +14,20 @@ The program around it owns the process. Nothing here handles signals, opens a po
 import asyncio
 import contextlib
 import contextvars
+import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
+from msgspec.structs import fields
 from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
 from trunkline.assembly import assemble
+from trunkline.config.expect import unknown
 from trunkline.config.load import build_config
+from trunkline.config.schema import Config, PythonSettings, ServerSettings
 from trunkline.model.errors import ConfigError
 from trunkline.server.app import Application
 
@@ -31,6 +36,12 @@ __all__ = ["EmbeddedApp", "create_app"]
 BACKEND = "agent"
 GIVEN = "given:agent"
 """Stands where a configuration file would name what to load."""
+MEANT = MappingProxyType({"model": "model_name", "name": "model_name"})
+"""What others call an argument, where its own name is not the closest."""
+PLACES: Mapping[str, tuple[str, type[msgspec.Struct]]] = MappingProxyType(
+    {"the server": ("server", ServerSettings), "the agents": ("backend", PythonSettings)}
+)
+"""Whose settings are in which argument."""
 LISTENING = ("host", "port")
 
 ABORT_S = 6.0
@@ -62,10 +73,8 @@ def create_app(
         ConfigError: something that is no agent, a setting that does not exist or does not fit.
     """
     agents: Mapping[str, object] = agent if isinstance(agent, Mapping) else {BACKEND: agent}
-    for name, one in agents.items():
-        if one is None:
-            which = "" if agent is None else f" for {name!r}"
-            raise ConfigError(f"expected an agent{which}, got None", key="agent")
+    _check_agents(agent, agents)
+    _check_arguments(tables)
     if api_keys is not None and not api_keys:  # a variable that was not set, and everybody would be let in
         raise ConfigError("there is none in it; leave it out to let in whoever reaches the application", key="api_keys")
     server: dict[str, object] = {"access_log": False, "profile": profile, "api_keys": api_keys or ()}
@@ -94,6 +103,33 @@ def create_app(
     return EmbeddedApp(
         lambda: assemble(config, base_dir=Path(), agents=agents, mounted=True), grace_s=config.server.shutdown_grace_s
     )
+
+
+def _check_agents(given: object, agents: Mapping[str, object]) -> None:
+    """Raises ConfigError for what cannot be an agent, in the words of who has called `create_app`."""
+    if not agents:
+        raise ConfigError("expected at least one agent in the mapping, as in {'support': support}", key="agent")
+    for name, one in agents.items():
+        which = "" if one is given else f" for {name!r}"
+        if not isinstance(name, str):
+            raise ConfigError(f"expected names as keys of the mapping, got {name!r}", key="agent")
+        if one is None:
+            raise ConfigError(f"expected an agent{which}, got None", key="agent")
+        if isinstance(one, str):
+            raise ConfigError(f"expected the agent itself{which}, got the str {one!r}; import it", key="agent")
+
+
+def _check_arguments(tables: Mapping[str, object]) -> None:
+    """Raises ConfigError for one that is no table, but a setting in one, or an argument under another name."""
+    every_table = [field.name for field in fields(Config)]
+    for name in [name for name in tables if name not in every_table]:
+        for whose, (argument, settings) in PLACES.items():
+            if name in {field.name for field in fields(settings)}:
+                raise ConfigError(f"is a setting of {whose}: {argument}={{{name!r}: …}}", key=name)
+        if name in MEANT:
+            raise ConfigError(f"unknown argument {name!r} (did you mean {MEANT[name]!r}?)", key=name)
+        own = [*inspect.signature(create_app).parameters][1:-1]
+        raise ConfigError(unknown(name, [*own, *every_table], what="argument"), key=name)
 
 
 def _laid_over(defaults: dict[str, object], table: object) -> object:

@@ -33,6 +33,10 @@ def shout(turn: Turn) -> Iterator[str]:
     yield turn.input.upper()
 
 
+async def quiet(turn: Turn) -> str:
+    return turn.input
+
+
 async def own_page(_request: Request) -> PlainTextResponse:
     return PlainTextResponse("the app's own")
 
@@ -311,7 +315,6 @@ async def test_a_start_that_fails_is_tried_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda: create_app(42), "int"),
         (lambda: create_app(None), "agent: expected an agent, got None"),
         (lambda: create_app({"a": support, "b": None}), "agent: expected an agent for 'b', got None"),
         (lambda: create_app(support, model_name=""), "model_name: "),
@@ -325,7 +328,37 @@ async def test_a_start_that_fails_is_tried_again(tmp_path: Path) -> None:
         (lambda: create_app(support, server={"host": "::"}), "server.host: the program around it listens"),
         (lambda: create_app(support, store_url="agent.db"), "store.url"),
         (lambda: create_app(support, api_keys="sk-1"), "api_keys"),
-        (lambda: create_app({}), "nothing is configured to answer"),
+        (lambda: create_app({}), r"^agent: expected at least one agent in the mapping, as in \{'support': support\}$"),
+        (lambda: create_app({1: support}), "^agent: expected names as keys of the mapping, got 1$"),
+        (
+            lambda: create_app("bot.py:agent"),
+            "^agent: expected the agent itself, got the str 'bot.py:agent'; import it",
+        ),
+        (
+            lambda: create_app({"a": support, "b": "bot:b"}),
+            "^agent: expected the agent itself for 'b', got the str 'bot:b'",
+        ),
+        (
+            lambda: create_app(support(Turn())),
+            "^agent: agent 'support' is what calling it gives, an async generator; leave out the call$",
+        ),
+        (lambda: create_app(shout(Turn())), "^agent: agent 'shout' is what calling it gives, a generator; leave out"),
+        (lambda: create_app(quiet(Turn())), "^agent: agent 'quiet' is what calling it gives, a coroutine; leave out"),
+        (lambda: create_app(42), "^agent: agent 'int' is int; expected a function"),
+        (lambda: create_app(support, model="m"), r"^model: unknown argument 'model' \(did you mean 'model_name'\?\)$"),
+        (lambda: create_app(support, name="m"), r"unknown argument 'name' \(did you mean 'model_name'\?\)"),
+        (
+            lambda: create_app(support, api_key="x"),
+            r"unknown argument 'api_key' \(did you mean 'api_keys'\?\); known: 'api_keys', ",
+        ),
+        (
+            lambda: create_app(support, cors_origins=[]),
+            r"^cors_origins: is a setting of the server: server=\{'cors_origins': …\}$",
+        ),
+        (
+            lambda: create_app(support, timeout_s=5),
+            r"^timeout_s: is a setting of the agents: backend=\{'timeout_s': …\}$",
+        ),
         (lambda: create_app({"a b": support}), "a backend's name is letters"),
         (lambda: create_app({"a": support}, model_name="b"), "model_name: names a single agent"),
     ],

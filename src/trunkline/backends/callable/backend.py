@@ -70,7 +70,7 @@ class PythonBackend:
         self._ignores_tools = setup.ignores_tools or settings.client_tools == "ignore"
         remedy = _tools_remedy(setup.name, given=agent is not None)
         self._remedies = {"tools": remedy, "tool_choice": remedy}
-        self._key = f"backends.{setup.name}.target"
+        self._key = f"backends.{setup.name}.target" if agent is None else "agent"
         self._given = agent
         self._form: Form | None = None
         self._alone: asyncio.Lock | None = None

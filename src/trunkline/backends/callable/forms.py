@@ -52,9 +52,24 @@ def form_of(found: object, name: str) -> Form:
     if made is not None:
         return _factory_form(found, made, name)
     if not callable(found):
-        raise ConfigError(f"agent {name!r} is {type(found).__name__}{_adapter_for(found) or f'; {_WANTED}'}")
+        what = _called(found) or f"{type(found).__name__}{_adapter_for(found) or f'; {_WANTED}'}"
+        raise ConfigError(f"agent {name!r} is {what}")
     _check_takes_turn(found, name, Turn())
     return FunctionForm(cast(AgentFunction, found))
+
+
+def _called(found: object) -> str:
+    """What to say of `agent(…)` given in place of `agent`."""
+    if inspect.iscoroutine(found):
+        found.close()  # nobody will await it
+        kind = "a coroutine"
+    elif inspect.isasyncgen(found):
+        kind = "an async generator"
+    elif inspect.isgenerator(found):
+        kind = "a generator"
+    else:
+        return ""
+    return f"what calling it gives, {kind}; leave out the call"
 
 
 def _adapter_for(found: object) -> str:
