@@ -176,6 +176,7 @@ class Gateway:
     def _noted(prepared: Prepared, lease: Lease, *, certain: bool) -> Prepared:
         call, ignored = prepared
         call.outcome.backend, call.outcome.endpoint = lease.endpoint.backend_name, lease.endpoint.label
+        call.outcome.acted = lease.endpoint.backend.capabilities.acts
         if certain:
             call.outcome.route, call.outcome.ignored = route_name(lease), ignored
         return prepared

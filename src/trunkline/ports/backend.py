@@ -76,6 +76,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         applies_stop: False lets trunkline cut at stop sequences itself.
         context_tokens: tokens of context, where they are known and counting is cheap: then what does not fit is found out before
             it is asked (`truncation`).
+        acts: it does things in the world, so one that has failed is not asked again by clients of their own accord.
     """
 
     parameters: frozenset[str] = frozenset()
@@ -86,6 +87,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     streaming: bool = True
     applies_stop: bool = False
     context_tokens: int | None = None
+    acts: bool = False
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -17,6 +17,9 @@ class ErrorEncoder(Protocol):
     def encode_error(self, error: ErrorInfo) -> bytes: ...
 
 
+_AFTER_ACTING = frozenset({500, 502, 504})
+"""With 429 and 503 nothing has been done, so clients may well ask again."""
+
 ErrorsFor = Callable[[str], ErrorEncoder]
 """The envelope of each path's errors."""
 
@@ -31,6 +34,8 @@ async def send_error(error: TrunklineError, exchange: Exchange, encoder: ErrorEn
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", ", ".join(error.allow).encode()))
     outcome = exchange.outcome
+    if outcome.acted and error.status in _AFTER_ACTING:
+        headers.append((b"x-should-retry", b"false"))  # the official SDKs repeat a 5xx by themselves, and obey this
     refused_by = outcome.route or outcome.endpoint
     if refused_by is not None:  # somebody was asked: whose error it is
         headers.append((b"x-trunkline-route", header_text(refused_by)))

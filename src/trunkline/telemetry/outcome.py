@@ -13,6 +13,7 @@ class Outcome:
         self.operation = "chat"
         self.backend: str | None = None
         self.endpoint: str | None = None
+        self.acted = False  # who was asked does things in the world, and may have begun to
         self.route: str | None = None  # set once no other backend can take the call over
         self.ignored: tuple[str, ...] = ()
         self.stream = False

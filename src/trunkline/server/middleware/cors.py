@@ -20,7 +20,7 @@ _REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID,
 _HEADER_NAME = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 MAX_HEADERS = 40
 _OWN = ("Route", "Ignored", "Cache", "Idempotent", "Warning")
-_EXPOSED = ", ".join(["X-Request-Id", *[f"X-Trunkline-{name}" for name in _OWN], "Retry-After"])
+_EXPOSED = ", ".join(["X-Request-Id", *[f"X-Trunkline-{name}" for name in _OWN], "Retry-After", "X-Should-Retry"])
 MAX_AGE_S = 600
 
 
