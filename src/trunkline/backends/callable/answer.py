@@ -92,6 +92,15 @@ class Answer:
             "expected str, a result mapping with 'final_response', or an iterator of what it says"
         )
 
+    def returned(self, value: object) -> list[ev.Event]:
+        """The events of what a generator returned, to the end of the turn. Raises AgentError where it has said something before."""
+        if self._index >= 0:
+            raise AgentError(
+                f"agent returned {_kind(value)} after it had yielded; yield it: what a generator returns is its answer only "
+                "where it has said nothing"
+            )
+        return self.result(value)
+
     def end(self, finish_reason: ev.FinishReason | None = None) -> list[ev.Event]:
         """The events that end the turn."""
         events = self.cut()

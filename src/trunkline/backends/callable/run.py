@@ -23,10 +23,10 @@ _log = logging.getLogger("trunkline.agent")
 
 
 class _Iterated:
-    """What a thread gives back when it has put the whole answer itself."""
+    """What a thread gives back when it has put what the agent yielded. `returned` is what the agent returned after it."""
 
-
-_ITERATED = _Iterated()
+    def __init__(self, returned: object) -> None:
+        self.returned = returned
 
 
 class Run:
@@ -105,20 +105,20 @@ class Run:
         value = await self._given()
         match value:
             case _Iterated():
-                self.channel.finish(self._ended, None)
+                self.channel.finish(self._ended, value.returned)
             case AsyncIterable():
                 await self._iterate(value)
             case Iterator():
                 values = value
-                await self._in_thread(lambda: self._iterate_in_thread(values))
-                self.channel.finish(self._ended, None)
+                returned = await self._in_thread(lambda: self._iterate_in_thread(values))
+                self.channel.finish(self._ended, returned)
             case _:
                 if self._voice.broken is not None:
                     raise self._voice.broken.again()
                 self.channel.finish(self._result, value)
 
-    def _ended(self, _: None) -> list[Event]:
-        return self._answer.end()
+    def _ended(self, returned: object) -> list[Event]:
+        return self._answer.end() if returned is None else self._answer.returned(returned)
 
     def _result(self, value: object) -> list[Event]:
         return self._answer.result(value, self._voice)
@@ -204,15 +204,19 @@ class Run:
         value = self._form.call(self._turn, self._voice)
         if not isinstance(value, Iterator):
             return value
-        self._iterate_in_thread(value)
-        return _ITERATED
+        return _Iterated(self._iterate_in_thread(value))
 
-    def _iterate_in_thread(self, values: Iterator[object]) -> None:
+    def _iterate_in_thread(self, values: Iterator[object]) -> object:
+        """What the generator returns at its end, if anything."""
         feed, put, cancellation = self._answer.feed, self.channel.put_from_thread, self._turn.cancellation
         try:
-            for value in values:
+            while True:
+                try:
+                    value = next(values)
+                except StopIteration as end:
+                    return end.value
                 if not put(feed, value) or cancellation.requested:
-                    return
+                    return None
         finally:
             close: Callable[[], None] | None = getattr(values, "close", None)
             if close is not None:
