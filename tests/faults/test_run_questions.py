@@ -1,5 +1,6 @@
 """Runs with open questions, their events and their turns through a restart of the server."""
 
+import asyncio
 import contextlib
 import json
 import signal
@@ -15,6 +16,7 @@ from tests.surfaces.test_runs import Running, names, run_events
 
 AGENT = """
 import asyncio
+from pathlib import Path
 from trunkline.agent import ToolStarted
 
 async def agent(turn):
@@ -22,6 +24,8 @@ async def agent(turn):
         yield ToolStarted("call_1", "shell", {"command": "make"}, label="make")
         await asyncio.Event().wait()
     yield "May I? "
+    while turn.input.startswith("/") and not Path(turn.input).exists():
+        await asyncio.sleep(0.001)
     yield await turn.approve("shell", "rm -r build")
 """
 SCRIPT = '[[rules]]\nmatch = "hang"\nsteps = [{ text = "so far " }, { hang = true }]\n'
@@ -47,6 +51,34 @@ async def test_a_server_that_leaves_denies_what_is_open(tmp_path: Path) -> None:
         events = await Running(server).events(created["run_id"])
         assert events[: len(seen)] == seen
         assert events[-1]["output"] == "May I? deny"
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["open", "asked while it leaves"])
+async def test_a_server_that_leaves_has_it_asked_again_where_the_run_is_answered_again(
+    tmp_path: Path, *, late: bool
+) -> None:
+    """And does not wait for its grace to end: nobody can answer any more."""
+    files = {"bot.py": AGENT, "script.toml": SCRIPT}
+    gate = tmp_path / "go"
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serving(RESTART, base_dir=tmp_path, scripts=files, grace_s=600.0))
+        created = await Running(server).create(str(gate) if late else "go", session_id="s1")
+        run_id, turn = created["run_id"], created["response_id"]
+        seen = await Running(server).until(run_id, "message.delta" if late else "approval.request")
+        stopping = asyncio.create_task(stack.aclose())
+        await eventually(lambda: server.application.runtime.state.draining)
+        gate.touch()
+        await stopping
+    async with on_file(tmp_path, toml=RESTART) as server:
+        client = Running(server)
+        await eventually(lambda: bool(server.application.runtime.approvals.pending("default", turn)))
+        assert (await client.run(run_id))["status"] == "requires_action"
+        assert (await client.post(f"/{run_id}/approval", choice="once")).status == 200
+        events = await client.events(run_id)
+        assert events[: len(seen)] == seen
+        assert "approval.responded" not in names(events)[: names(events).index("run.restarted")]
+        assert events[-1]["output"] == "May I? once"
+        assert (await server.get("/v1/sessions/s1")).json()["message_count"] == 2
 
 
 class Killed:

@@ -1,7 +1,7 @@
 """Open questions of agents, and who may answer them.
 
     ask ──▶ open ── resolve ──▶ the choice
-              ├── timeout_s, or the server leaves ──▶ "deny"
+              ├── timeout_s, or the server leaves ──▶ "deny", but not of what the next start asks again
               └── the asker's future is cancelled: the turn is over
 
 A question belongs to a tenant and a turn; nobody else can see or answer it. What was answered with `session` or `always` is
@@ -12,7 +12,7 @@ once, because an agent that waits for nobody only looks slow. Its client is told
 
 import asyncio
 import logging
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import msgspec
 
@@ -22,6 +22,8 @@ from trunkline.telemetry.outcome import Outcome
 
 REMEMBERED = 10_000
 UNSEEN = "a question of the agent was denied: this client does not see questions"
+LetGo = Callable[[str, str], bool]
+"""Has the work on a tenant's turn stop as it is, if it is begun again by the next start; says whether it is."""
 logger = logging.getLogger("trunkline.approvals")
 
 
@@ -67,6 +69,7 @@ class ApprovalRegistry:
         self._answered = _Bounded()  # tenant, turn and question -> choice; tenant and turn -> the last one
         self._standing = _Bounded()
         self._draining = False
+        self._let_go: LetGo = _never
 
     def of_turn(self, asker: Asker) -> "TurnApprovals":
         return TurnApprovals(self, asker)
@@ -109,12 +112,15 @@ class ApprovalRegistry:
             self._close(entry)
         return tuple([entry.question for entry in chosen])
 
-    def drain(self) -> None:
-        """The server leaves: what is open is denied, and whatever is asked from now on."""
+    def drain(self, let_go: LetGo | None = None) -> None:
+        """The server leaves: what is open is denied, and whatever is asked from now on. Not so for turns that `let_go` lets go of:
+        what they ask stays open until their work has stopped, as they ask it again."""
         self._draining = True
-        for entries in list(self._open.values()):
-            for entry in list(entries.values()):
-                self._deny(entry, "the server is shutting down")
+        self._let_go = let_go or _never
+        for turn, entries in list(self._open.items()):
+            if not self._let_go(*turn):
+                for entry in list(entries.values()):
+                    self._deny(entry, "the server is shutting down")
 
     def ask(self, asker: Asker, question: Question) -> "str | asyncio.Future[str]":
         """As `ports.approvals.Approvals.ask`."""
@@ -122,12 +128,12 @@ class ApprovalRegistry:
             known = self._standing.get(key)
             if known in _allowed(question):
                 return known
-        if self._draining or not asker.visible:
-            if self._draining:
-                _log_denied(asker, question, "the server is shutting down")
-            else:
-                _log_denied(asker, question, "its client does not see questions")
-                asker.outcome.warning = asker.outcome.warning or UNSEEN
+        if self._draining and not self._let_go(asker.tenant, asker.turn_id):
+            _log_denied(asker, question, "the server is shutting down")
+            return DENY
+        if not asker.visible:
+            _log_denied(asker, question, "its client does not see questions")
+            asker.outcome.warning = asker.outcome.warning or UNSEEN
             return DENY
         loop = asyncio.get_running_loop()
         entry = _Open(question, asker, loop.create_future())
@@ -190,6 +196,10 @@ class TurnApprovals:
 
     def ask(self, question: Question) -> "str | asyncio.Future[str]":
         return self._registry.ask(self._asker, question)
+
+
+def _never(_tenant: str, _turn_id: str) -> bool:
+    return False
 
 
 def _allowed(question: Question) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ class Run:
         """Whether it has been stopped and its end is still to come."""
         return self.stopped is not None and not self.over.is_set()
 
-    def stop(self, terminal: ev.Terminal) -> None:
+    def stop(self, terminal: ev.Terminal = _CANCELLED) -> None:
         """Stops the work, once; the end that says so follows."""
         if self.stopped is None:
             self.stopped = terminal
@@ -166,6 +166,17 @@ class Runs:
         for run in list(self._alive.values()):
             if not run.begun and run.stopped is None:
                 run.leave()
+
+    def let_go(self, tenant: str, run_id: str) -> bool:
+        """Leaves a run that waits for a person who cannot be there any more, if it is answered again after the restart, and so
+        asks again. The rest of the grace would change nothing for it."""
+        run = self._alive.get((tenant, run_id))
+        if run is None or run.stopped is not None or not self._restarts(run.backend, run.attempt):
+            return False
+        if not run.left:
+            logger.warning("run %s waits for an answer and is left for the next start, which asks again", run.id)
+            run.leave()
+        return True
 
     def abort(self) -> None:
         """The time to finish is over: what is being answered ends as lost, or is left in progress to be answered again."""
@@ -237,20 +248,14 @@ class Runs:
         Raises StoreError when the store will not take the end; the work has stopped all the same.
         """
         run = self._alive.get((tenant, run_id))
-        if run is None or not self.stop(tenant, run_id, end=end):
+        if run is None:
             return False
+        run.stop(end)
         try:
             await asyncio.wait_for(run.over.wait(), CANCEL_WAIT_S)
         except TimeoutError:
             raise StoreError("the work has stopped, but its end could not be stored yet") from None
         return True
-
-    def stop(self, tenant: str, run_id: str, *, end: ev.Terminal = _CANCELLED) -> bool:
-        """Begins to cancel a run; its end follows. False if it was not alive (any more)."""
-        run = self._alive.get((tenant, run_id))
-        if run is not None:
-            run.stop(end)
-        return run is not None
 
     def alive(self, tenant: str) -> list[Run]:
         """A tenant's runs that have not ended."""
@@ -452,22 +457,13 @@ class Runs:
         run.turn.close()  # before anybody who reads the end can go on from it
         run.log.publish(Frames(run.id, events) if ended else None, ended=True)
         run.over.set()
-        self._account(run, terminal, status=final.status if ended else "deleted")
+        call.outcome.note(terminal)
+        fields = logfields({"id": call.request_id, "response": run.id, "status": final.status if ended else "deleted"})
+        self._accounts.add("run", fields, call.outcome, tenant=call.tenant, started_s=run.started_s)
 
     def _frame(self, run_id: str, event: LoggedEvent) -> bytes:
         """As a response's reader gets it. The number is the SSE id, so that a client that reconnects resumes by itself."""
         return b"id: %d\n%b" % (event.sequence_number, self._codec.frame((event.type, event.data)))
-
-    def _account(self, run: Run, terminal: ev.Terminal, *, status: str) -> None:
-        call, outcome = run.call, run.call.outcome
-        outcome.note(terminal)
-        self._accounts.add(
-            "run",
-            logfields({"id": call.request_id, "response": run.id, "status": status}),
-            outcome,
-            tenant=call.tenant,
-            started_s=run.started_s,
-        )
 
 
 def _go_on(run: Run, said: Replayed) -> None:

@@ -93,7 +93,7 @@ class Application:
     def drain(self) -> None:
         """The server has been told to leave: it is no longer ready, what is in flight goes on."""
         self.runtime.state.drain()
-        self.runtime.approvals.drain()
+        self.runtime.approvals.drain(self._runs.let_go)
         self._runs.drain()
 
     def abort(self) -> None:

@@ -235,7 +235,9 @@ class StopRun:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         run = await self._views.load(exchange_of(scope).tenant, scope["path_params"]["id"])
-        self._runs.stop(run.tenant, run.id)
+        alive = self._runs.find(run.tenant, run.id)
+        if alive is not None:
+            alive.stop()
         await send_json(self._views.objects.brief(self._views.report(run)), send)
 
 
