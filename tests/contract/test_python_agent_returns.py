@@ -83,5 +83,5 @@ async def test_what_is_returned_after_something_was_said_is_an_error_that_says_y
         yield from said
         return "The answer."
 
-    with pytest.raises(AgentError, match="agent returned str after it had yielded.*yield it"):
+    with pytest.raises(AgentError, match=r"agent returned str after it had yielded.*yield it"):
         await answer(agent)
