@@ -445,7 +445,7 @@ async def test_tools_are_not_claimed_unless_the_agent_handles_them() -> None:
         (RuntimeError("401 for Bearer abc.def-123 at https://me:pw@host/x"), "401 for Bearer [redacted] at https://[redacted]@host/x"),
         (ValueError(), "ValueError"),
         (KeyError("city"), "KeyError: 'city'"),
-        (SystemExit(3), "3"),
+        (SystemExit(3), "the agent called sys.exit (SystemExit: 3)"),
         (KeyboardInterrupt(), "KeyboardInterrupt"),
         (asyncio.CancelledError(), "CancelledError"),
         (ExceptionGroup("many", [OSError("disk full")]), "disk full"),
@@ -814,6 +814,10 @@ class Uncallable:
             "is Compiled of langgraph: from trunkline.adapters.langgraph import as_agent; agent = as_agent(...)",
         ),
         (
+            type("StateGraph", (), {"__module__": "langgraph.graph.state"})(),
+            "is StateGraph of langgraph: from trunkline.adapters.langgraph import as_agent; agent = as_agent(graph.compile())",
+        ),
+        (
             type("Agent", (), {"__module__": "agents.agent"})(),
             "is Agent of openai-agents: from trunkline.adapters.openai_agents import as_agent; agent = as_agent(...)",
         ),
@@ -833,7 +837,7 @@ async def test_what_cannot_be_an_agent_is_refused_at_the_start(agent: object, me
     with pytest.raises(ConfigError) as caught:
         await started(agent)
     assert message in caught.value.message
-    assert caught.value.key == "backends.bot.target"
+    assert caught.value.key == "agent"
 
 
 async def test_the_model_is_named_after_the_agent() -> None:

@@ -46,6 +46,11 @@ class Answer:
 
     Args:
         callable_tools: names of the client's tools; None when the backend handles none.
+
+    Attributes:
+        answered: whether there is any text in it, or a call that the client has to answer.
+        failure: how the run failed, where it told so beside an answer.
+        stray: call_id of the first tool that ended and was not running; what ends so is dropped.
     """
 
     def __init__(self, context: Context, *, callable_tools: frozenset[str] | None = None) -> None:
@@ -55,7 +60,14 @@ class Answer:
         self._open: ev.ItemKind | None = None
         self._index = -1
         self._running: dict[str, str] = {}  # call_id -> name of the agent's own tools
-        self._called = False
+        self._hidden: set[str] = set()  # call_ids of running tools that are nobody's business
+        self._called = self._worded = False
+        self.failure: str | None = None
+        self.stray: str | None = None
+
+    @property
+    def answered(self) -> bool:
+        return self._worded or self._called
 
     def feed(self, value: object) -> list[ev.Event]:
         """The events of one yielded value. Raises AgentError for a value that means nothing here."""
@@ -149,6 +161,7 @@ class Answer:
         if self._open != "message":
             self._new_index(events)
             self._open = "message"
+            self._worded = True
             events.append(ev.ItemStarted(index=self._index, kind="message", item_id=self._item_id("msg_")))
         events.append(ev.TextDelta(self._index, value))
 
@@ -165,6 +178,7 @@ class Answer:
     def _tool_started(self, value: author.ToolStarted, events: list[ev.Event]) -> None:
         call_id, name = _name_field(value.call_id, "ToolStarted.call_id"), _name_field(value.name, "ToolStarted.name")
         if name.startswith("_"):
+            self._hidden.add(call_id)
             return
         if call_id in self._running:
             raise AgentError(f"agent started tool call {call_id!r} twice; each run needs a call_id of its own")
@@ -179,9 +193,16 @@ class Answer:
         output = _output_text(value.output, call_id)
         name = self._running.pop(call_id, None)
         if name is None:
+            self._not_running(call_id)
             return
         events.append(ev.ToolProgress(call_id=call_id, name=name, status="completed", failed=bool(value.failed)))
         self._output(events, call_id=call_id, name=name, output=output, failed=bool(value.failed))
+
+    def _not_running(self, call_id: str) -> None:
+        if call_id in self._hidden:
+            self._hidden.discard(call_id)
+        elif self.stray is None:
+            self.stray = call_id
 
     def _function_call(self, value: author.FunctionCall, events: list[ev.Event]) -> None:
         name = _name_field(value.name, "FunctionCall.name")
@@ -270,6 +291,7 @@ class Answer:
         # Text that comes with `failed` alone is about the failure: shown, but never a completed answer.
         events += self.end("error")[:-1]
         error = AgentError(result.error or redacted(result.text) or "agent failed").info()
+        self.failure = error.message
         return [*events, ev.TurnFailed(msgspec.structs.replace(error, state=result.state))]
 
     def _past_tools(self, result: Result, events: list[ev.Event]) -> None:

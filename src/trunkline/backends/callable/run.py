@@ -66,7 +66,10 @@ class Run:
                 self.channel.end()
                 raise
             self._end(self._failed(error))  # its own doing
-        except (AgentError, AgentIncomplete, BackendUnavailable, Unreadable) as error:
+        except (AgentError, AgentIncomplete) as error:
+            self._log_failure(error.message)
+            self._end(error)
+        except (BackendUnavailable, Unreadable) as error:
             self._end(error)
         except BaseException as error:  # noqa: BLE001 - the supervisor of a stranger's code; SystemExit would end the server
             self._end(self._failed(error))
@@ -74,6 +77,11 @@ class Run:
             self.channel.end()
         finally:
             self._questions.close()
+            if self._answer.stray is not None:
+                _log.warning(
+                    "agent finished a tool that is not running: agent=%s request_id=%s call_id=%r; dropped, as others of this turn",
+                    self._name, self._turn.request_id, self._answer.stray,
+                )  # fmt: skip
 
     def abort(self, error: BackendUnavailable | None = None) -> None:
         """Nobody wants the answer any more: the agent is told, a thread that waits goes on, a reader gets the error."""
@@ -116,6 +124,10 @@ class Run:
                 if self._voice.broken is not None:
                     raise self._voice.broken.again()
                 self.channel.finish(self._result, value)
+        if self._answer.failure is not None:
+            self._log_failure(self._answer.failure)
+        elif not (self._answer.answered or self._turn.cancelled):
+            _log.warning("agent ended without any text: agent=%s request_id=%s", self._name, self._turn.request_id)
 
     def _ended(self, returned: object) -> list[Event]:
         return self._answer.end() if returned is None else self._answer.returned(returned)
@@ -229,6 +241,9 @@ class Run:
         _log.error("agent raised: agent=%s request_id=%s", self._name, self._turn.request_id, exc_info=error)
         return AgentError(redacted(_text(error)))
 
+    def _log_failure(self, message: str) -> None:
+        _log.error("agent failed: agent=%s request_id=%s: %s", self._name, self._turn.request_id, message)
+
     def _report_lost(self, job: Job) -> None:
         if not job.done.is_set():
             _log.warning(
@@ -253,6 +268,12 @@ def _text(error: BaseException) -> str:
         text = str(error)
     except Exception:  # noqa: BLE001 - a stranger's __str__
         text = ""
+    if isinstance(error, SystemExit):
+        return (
+            "the agent called sys.exit (SystemExit)"
+            if error.code is None
+            else f"the agent called sys.exit (SystemExit: {text})"
+        )
     if isinstance(error, KeyError):
         return f"KeyError: {text}"
     return text or type(error).__name__
