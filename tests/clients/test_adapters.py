@@ -66,6 +66,14 @@ APPROVED = {
     ],
     "typed": ['{"name": "Ada", ', '"age": 36}', {"used": [2, 4]}],
 }
+LACKING = (
+    "the conversation is given to a graph in the 'messages' of its state, and of this one's input they are no part (a state "
+    "that extends MessagesState has them)"
+)
+OPENAI_AGENTS, PYDANTIC_AI = (
+    "as_agent of trunkline.adapters.openai_agents takes an Agent of openai-agents, got ",
+    "as_agent of trunkline.adapters.pydantic_ai takes an Agent of pydantic-ai, got ",
+)
 BY_FRAMEWORK: dict[str, dict[str, Any]] = {
     "langgraph": {
         "quota": [["OpenAIRateLimitError", True]],
@@ -81,6 +89,22 @@ BY_FRAMEWORK: dict[str, dict[str, Any]] = {
         "asked": ["Which city?"],
         "answered": ["Paris it is."],
         "nested": [*OSLO, "Snow.", {"used": [5, 1]}],
+        "warned": [],
+        "warned later": [
+            (
+                "a graph has asked something in a turn without a named session, so nobody can answer it: the client names "
+                "one, as with X-Session-Id (docs/sessions.md)"
+            ),
+            "a graph without a checkpointer has asked something, so nobody can answer it: compile it with one",
+        ],
+        "refused": {
+            "uncompiled": "as_agent takes a compiled graph, got a StateGraph; call .compile() on it",
+            "OpenAIAgent": "as_agent of trunkline.adapters.langgraph takes a compiled graph, got an Agent of agents.agent",
+            "PydanticAgent": "as_agent of trunkline.adapters.langgraph takes a compiled graph, got an Agent of pydantic_ai.agent",
+            "none": "as_agent of trunkline.adapters.langgraph takes a compiled graph, got None",
+            "without messages": f"{LACKING}; it takes: question",
+            "unasked": f"{LACKING}; it takes: question",
+        },
     },
     "openai_agents": {
         **APPROVED,
@@ -104,6 +128,11 @@ BY_FRAMEWORK: dict[str, dict[str, Any]] = {
         ],
         "direct": [*OSLO, "sunny in Oslo", {"used": [1, 0]}],
         "guarded": [["AgentError", "guardrail_tripped"]],
+        "refused": {
+            "uncompiled": f"{OPENAI_AGENTS}a StateGraph of langgraph.graph.state",
+            "PydanticAgent": f"{OPENAI_AGENTS}an Agent of pydantic_ai.agent",
+            "none": f"{OPENAI_AGENTS}None",
+        },
     },
     "pydantic_ai": {
         **APPROVED,
@@ -116,6 +145,11 @@ BY_FRAMEWORK: dict[str, dict[str, Any]] = {
             {"used": [9, 2]},
         ],
         "typed": ['{"name": "Ada", ', '"age": 36}', {"used": [39, 4]}],
+        "refused": {
+            "uncompiled": f"{PYDANTIC_AI}a StateGraph of langgraph.graph.state",
+            "OpenAIAgent": f"{PYDANTIC_AI}an Agent of agents.agent",
+            "none": f"{PYDANTIC_AI}None",
+        },
     },
 }
 

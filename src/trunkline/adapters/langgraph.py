@@ -10,6 +10,7 @@ beginning, which two strangers may share: its turns are run without the checkpoi
 that interrupts itself asks the client in words, and goes on with what the session says next.
 """
 
+import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -31,10 +32,12 @@ from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphRecursionError
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
-from langgraph.graph.state import CompiledStateGraph
+from langgraph.graph.state import CompiledStateGraph, StateGraph
+from langgraph.pregel import Pregel
 from langgraph.types import Command, Interrupt
 
 from trunkline.adapters.attachments import unreadable
+from trunkline.adapters.given import wrong_agent
 from trunkline.agent import (
     Attachment,
     AudioPart,
@@ -56,6 +59,13 @@ Graph: TypeAlias = CompiledStateGraph[Any, Any, Any, Any]
 INSTRUCTIONS_ID = "trunkline-instructions"
 """The same in every turn, so that a thread has its instructions once."""
 
+_UNANSWERABLE = "a graph without a checkpointer has asked something, so nobody can answer it: compile it with one"
+_UNNAMED = (
+    "a graph has asked something in a turn without a named session, so nobody can answer it: the client names one, "
+    "as with X-Session-Id (docs/sessions.md)"
+)
+
+_log = logging.getLogger("trunkline.agent")
 _DERIVED = re.compile(r"api-[0-9a-f]{16}")
 
 
@@ -67,7 +77,7 @@ def as_agent(
     Args:
         context: makes the runtime context that the graph's nodes see, where it has a `context_schema`.
     """
-
+    _check(graph)
     forgetful = graph.copy({"checkpointer": None})
 
     async def agent(turn: Turn) -> AsyncIterator[Output]:
@@ -82,6 +92,7 @@ def as_agent(
         }
         answer = _Answer()
         running = graph if named else forgetful
+        answerable = running.checkpointer not in (None, False)
         steps = running.astream(
             await _input(running, turn, config),
             config,
@@ -96,10 +107,27 @@ def as_agent(
                         yield output
         except GraphRecursionError as error:
             raise AgentIncomplete(str(error)) from error
+        if answer.asked and not answerable:
+            _log.warning(_UNANSWERABLE if named or graph.checkpointer in (None, False) else _UNNAMED)
         if answer.usage is not None:
             yield _usage(answer.usage)
 
     return agent
+
+
+def _check(given: object) -> None:
+    """Raises TypeError for what is no graph, or one that would not be given the conversation: it would answer nothing."""
+    if isinstance(given, StateGraph):
+        raise TypeError("as_agent takes a compiled graph, got a StateGraph; call .compile() on it")
+    if not isinstance(given, Pregel):
+        raise wrong_agent(given, adapter=__name__, takes="a compiled graph")
+    if isinstance(given, CompiledStateGraph):
+        takes = given.builder.schemas[given.builder.input_schema]
+        if "messages" not in takes:
+            raise TypeError(
+                "the conversation is given to a graph in the 'messages' of its state, and of this one's input they are no part "
+                f"(a state that extends MessagesState has them); it takes: {', '.join(takes)}"
+            )
 
 
 class _Answer:
@@ -109,7 +137,7 @@ class _Answer:
         self.usage: UsageMetadata | None = None
         self._begun: set[tuple[str | None, str]] = set()  # of a message and a call: some models use an id again
         self._running: set[str] = set()
-        self._asked: set[str] = set()
+        self.asked: set[str] = set()
         self._unnamed: list[str] = []  # texts of messages that had no id when they were said
 
     def message(self, message: BaseMessage) -> Iterator[Output]:
@@ -157,8 +185,8 @@ class _Answer:
 
     def _questions(self, interrupts: Sequence[Interrupt]) -> Iterator[Output]:
         for interrupt in interrupts:
-            if interrupt.id not in self._asked:
-                self._asked.add(interrupt.id)
+            if interrupt.id not in self.asked:
+                self.asked.add(interrupt.id)
                 value = interrupt.value
                 yield value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode()
 

@@ -28,6 +28,7 @@ from agents import (
 from agents import Usage as TheirUsage
 
 from trunkline.adapters.attachments import unreadable
+from trunkline.adapters.given import wrong_agent
 from trunkline.agent import (
     Attachment,
     AudioPart,
@@ -67,6 +68,7 @@ def as_agent(
         run_config: settings of each run.
         max_turns: how often a model is asked in one run; one that needs more ends without an answer.
     """
+    _check(starting_agent)
 
     async def agent(turn: Turn) -> AsyncIterator[Output]:
         answer = _Answer()
@@ -112,6 +114,11 @@ async def _decided(run: RunResultStreaming, turn: Turn) -> RunState:
         else:
             state.approve(asked)
     return state
+
+
+def _check(given: object) -> None:
+    if not isinstance(given, Agent):
+        raise wrong_agent(given, adapter=__name__, takes="an Agent of openai-agents")
 
 
 class _Answer:

@@ -42,6 +42,7 @@ from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.capabilities import HandleDeferredToolCalls
 
 from trunkline.adapters.attachments import unreadable
+from trunkline.adapters.given import wrong_agent
 from trunkline.agent import (
     Attachment,
     AudioPart,
@@ -75,6 +76,7 @@ def as_agent(
         deps: makes the dependencies of one run, where the agent has some.
         usage_limits: what one run may use; by default 50 requests to its model.
     """
+    _check(framework_agent)
 
     async def agent(turn: Turn) -> AsyncIterator[Output]:
         async def approve(_context: RunContext, requests: DeferredToolRequests) -> DeferredToolResults:
@@ -104,6 +106,11 @@ def as_agent(
             raise AgentIncomplete(str(error)) from error
 
     return agent
+
+
+def _check(given: object) -> None:
+    if not isinstance(given, AbstractAgent):
+        raise wrong_agent(given, adapter=__name__, takes="an Agent of pydantic-ai")
 
 
 class _Answer:

@@ -6,9 +6,10 @@ usage: trial.py FRAMEWORK BASE_URL
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 from trunkline.agent import ChatMessage, ImagePart, Output, Reasoning, ToolFinished, ToolStarted, Turn, Usage
@@ -58,6 +59,7 @@ def langgraph() -> dict[str, Agent]:
         "remembering": as_agent(create_agent(model, [weather], checkpointer=InMemorySaver())),
         "asking": as_agent(asking),
         "nested": as_agent(nested),
+        "forgetful": as_agent(asking.copy({"checkpointer": None})),
     }
 
 
@@ -117,6 +119,40 @@ def pydantic_ai() -> dict[str, Agent]:
     }
 
 
+def refused(framework: str) -> dict[str, str]:
+    """What is said of what is no agent of the framework's, or one that could say nothing."""
+    from agents import Agent as OpenAIAgent
+    from langgraph.graph import START, MessagesState, StateGraph
+    from pydantic_ai import Agent as PydanticAgent
+    from typing_extensions import TypedDict
+
+    from trunkline.adapters import langgraph, openai_agents, pydantic_ai
+
+    class Question(TypedDict):
+        question: str
+
+    class State(MessagesState):  # type: ignore[misc]
+        question: str
+
+    def say(state: Any) -> Any:
+        return {"question": "?"}
+
+    adapter: Any = {"langgraph": langgraph, "openai_agents": openai_agents, "pydantic_ai": pydantic_ai}[framework]
+    plain = StateGraph(MessagesState).add_node(say).add_edge(START, "say")
+    without = StateGraph(Question).add_node(say).add_edge(START, "say").compile()
+    unasked = StateGraph(State, input_schema=Question).add_node(say).add_edge(START, "say").compile()
+    others = {"OpenAIAgent": OpenAIAgent(name="a"), "PydanticAgent": PydanticAgent("test"), "none": None}
+    given = {"uncompiled": plain, **others}
+    given |= {"without messages": without, "unasked": unasked} if framework == "langgraph" else {}
+    said = {}
+    for name, one in given.items():
+        try:
+            adapter.as_agent(one)
+        except TypeError as error:
+            said[name] = str(error)
+    return said
+
+
 def turn(text: str, *, history: Sequence[ChatMessage] = (), **fields: Any) -> Turn:
     """A turn of a conversation. The request's id is the client's to choose, and here always the same."""
     messages = [*history, ChatMessage(role="user", content=text)]
@@ -151,6 +187,19 @@ async def said(agent: Agent, given: Turn) -> list[object]:
     except Exception as error:  # noqa: BLE001 - the framework's own, whatever it is
         outputs.append([type(error).__name__, "out of quota" in str(error)])
     return outputs
+
+
+@contextlib.contextmanager
+def warned() -> Iterator[list[str]]:
+    """What the log says meanwhile."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("trunkline").addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logging.getLogger("trunkline").removeHandler(handler)
 
 
 async def left(agent: Agent) -> str:
@@ -200,6 +249,12 @@ async def main(framework: str, base_url: str) -> None:
             seen[f"derived {number}"] = (await said(agents["remembering"], given))[-1]
         seen["asked"] = await said(agents["asking"], turn("hi", session_id="s"))
         seen["answered"] = await said(agents["asking"], turn("Paris", session_id="s"))
+        with warned() as lines:
+            await said(agents["asking"], turn("hi", session_id="again"))
+            seen["warned"] = list(lines)
+            await said(agents["asking"], turn("hi"))
+            await said(agents["forgetful"], turn("hi", session_id="s"))
+            seen["warned later"] = lines
         seen["nested"] = await said(agents["nested"], turn("weather"))
     else:
         seen["broken"] = await said(plain, turn("broken tool"))
@@ -209,6 +264,7 @@ async def main(framework: str, base_url: str) -> None:
     if framework == "openai_agents":
         seen["direct"] = await said(agents["direct"], turn("weather"))
         seen["guarded"] = await said(agents["guarded"], turn("hello"))
+    seen["refused"] = refused(framework)
     print(json.dumps(seen))
 
 

@@ -19,11 +19,12 @@ _WANTED = (
     "or an object with run_conversation() or process_direct()"
 )
 _ADAPTED = {
-    ("langgraph.", "CompiledStateGraph"): ("langgraph", "langgraph"),
-    ("agents.agent.", "Agent"): ("openai-agents", "openai_agents"),
-    ("pydantic_ai.", "Agent"): ("pydantic-ai", "pydantic_ai"),
+    ("langgraph.", "CompiledStateGraph"): ("langgraph", "langgraph", "..."),
+    ("langgraph.", "StateGraph"): ("langgraph", "langgraph", "graph.compile()"),
+    ("agents.agent.", "Agent"): ("openai-agents", "openai_agents", "..."),
+    ("pydantic_ai.", "Agent"): ("pydantic-ai", "pydantic_ai", "..."),
 }
-"""Whose agents need an adapter, by the beginning of their class's module and its name: the framework, the adapter."""
+"""Whose agents need an adapter, by the beginning of their class's module and its name: framework, adapter, what it takes."""
 
 
 class FunctionForm:
@@ -75,9 +76,9 @@ def _called(found: object) -> str:
 def _adapter_for(found: object) -> str:
     """Where an agent of another framework is made one of ours, told by its class's name: the framework is not imported here."""
     for made in type(found).__mro__:
-        for (module, name), (framework, adapter) in _ADAPTED.items():
+        for (module, name), (framework, adapter, taken) in _ADAPTED.items():
             if made.__name__ == name and f"{made.__module__}.".startswith(module):
-                return f" of {framework}: from trunkline.adapters.{adapter} import as_agent; agent = as_agent(...)"
+                return f" of {framework}: from trunkline.adapters.{adapter} import as_agent; agent = as_agent({taken})"
     return ""
 
 
