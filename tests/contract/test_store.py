@@ -365,6 +365,16 @@ async def test_a_run_from_queued_to_its_end(store: SqliteStore) -> None:
     assert await store.read_events("a", "resp_1", after=12, limit=4) == ()
 
 
+async def test_a_run_may_end_otherwise_than_its_response(store: SqliteStore) -> None:
+    await store.create_run(a_run("resp_1"), a_response("resp_1", status="queued"), some_events(0, 0))
+    final = a_response("resp_1", status="incomplete")
+    assert await store.append_events("a", "resp_1", some_events(1, 1), final=final, status="cancelled")
+    assert await store.load_response("a", "resp_1") == final
+    run = await store.load_run("a", "resp_1")
+    assert run is not None
+    assert run.status == "cancelled"
+
+
 async def test_a_run_that_has_ended_takes_nothing_more(store: SqliteStore) -> None:
     await store.create_run(a_run("resp_1"), a_response("resp_1", status="queued"), some_events(0, 0))
     cancelled = a_response("resp_1", status="cancelled")

@@ -84,6 +84,25 @@ async def test_103_a_run_can_be_stopped(hermes: Serving) -> None:
     assert (await status(hermes, run_id))["status"] == "cancelled"
 
 
+async def test_103_a_response_that_is_cancelled_is_a_run_that_is(hermes: Serving) -> None:
+    """Though the response is `incomplete`."""
+    async with held():
+        run_id = await start(hermes, "wait")
+        async with hermes.connect() as wire:
+            await wire.send(f"GET /v1/runs/{run_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await wire.head()
+            await wire.until(b"message.delta")
+            response = (await hermes.request("POST", f"/v1/responses/{run_id}/cancel")).json()
+            assert response["status"] == "incomplete"
+            assert b"run.completed" not in await wire.until(b"run.cancelled")
+    run = await status(hermes, run_id)
+    assert (run["status"], run["last_event"], run["output"]) == ("cancelled", "run.cancelled", "partial output")
+    assert "incomplete_details" not in run
+    listed = (await hermes.get("/v1/runs?status=cancelled")).json()["data"]
+    assert [(one["run_id"], one["status"]) for one in listed] == [(run_id, "cancelled")]
+    assert (await events(hermes, run_id))[-1]["event"] == "run.cancelled"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [

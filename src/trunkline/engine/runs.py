@@ -444,12 +444,12 @@ class Runs:
         assert emitter.response is not None
         final = stored_response(emitter.response, run.chained, background=True)
         items = conversation_items(final, run.chained)
+        cut = terminal == ev.TurnIncomplete("cancelled")  # a profile's word for it, which the response has
+        write = partial(self._store.append_events, final=final, status="cancelled" if cut else None, items=items)
         ended = None
         while ended is None:
             try:
-                ended = await patiently(
-                    lambda: self._store.append_events(call.tenant, run.id, events, final=final, items=items)
-                )
+                ended = await patiently(lambda: write(call.tenant, run.id, events))
             except StoreError as error:
                 if not insist:
                     raise

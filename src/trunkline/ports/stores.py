@@ -259,9 +259,10 @@ class RunStore(Protocol):
         events: Sequence[LoggedEvent],
         *,
         final: StoredResponse | None = None,
+        status: RunStatus | None = None,
         items: Sequence[StoredItem] = (),
     ) -> bool:
-        """Appends; with `final`, ends the run with that response's status in the same transaction.
+        """Appends; with `final`, ends the run in the same transaction: with `status`, or with that response's.
 
         False, and nothing is written, when the run has ended or is gone: whoever writes has been fenced. `items` as in
         `save_response`. Raises StoreError for a sequence number that is not the next one.

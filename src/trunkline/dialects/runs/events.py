@@ -73,6 +73,12 @@ class Ended(msgspec.Struct):
     error: _Raws | None = None
     incomplete_details: msgspec.Raw = _NULL
 
+    @property
+    def run_status(self) -> str:
+        """A response may be `incomplete` by its profile where it was cancelled; then no limit is named."""
+        cut = self.status == "incomplete" and self.incomplete_details == _NULL
+        return "cancelled" if cut else self.status
+
 
 class _Response(msgspec.Struct):
     response: Ended
@@ -174,7 +180,7 @@ def _queued(data: bytes) -> _Said | None:
 
 def _ended(data: bytes) -> _Said:
     response = _RESPONSE.decode(data).response
-    name = end_of(response.status)
+    name = end_of(response.run_status)
     if name == "run.cancelled":
         return name, {}
     if name == "run.failed":

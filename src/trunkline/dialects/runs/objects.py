@@ -61,7 +61,7 @@ class RunObjects:
         members["metadata"] = _METADATA.decode(response).get("metadata")
         if ended.status == "failed":
             members |= failure_of(ended)
-        if ended.status == "incomplete":
+        if ended.run_status == "incomplete":
             members["incomplete_details"] = ended.incomplete_details
         return write_json(members, spaced=self._spaced)
 

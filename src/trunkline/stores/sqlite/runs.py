@@ -80,6 +80,7 @@ def append(
     events: Sequence[LoggedEvent],
     *,
     final: StoredResponse | None,
+    ends_as: RunStatus | None,
     items: Sequence[StoredItem],
     limits: Limits,
 ) -> bool:
@@ -93,7 +94,7 @@ def append(
                 f"run {run_id!r} was not ended: {final.status!r} is not the status of a run that has ended"
             )
         responses.save(session, tenant, final, limits=limits, items=items)
-        session.execute(sql.END_RUN, (tenant, run_id, final.status, events[-1].at))
+        session.execute(sql.END_RUN, (tenant, run_id, ends_as or final.status, events[-1].at))
     return True
 
 

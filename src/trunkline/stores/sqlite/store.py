@@ -220,11 +220,11 @@ class SqliteStore:
         events: Sequence[LoggedEvent],
         *,
         final: StoredResponse | None = None,
+        status: RunStatus | None = None,
         items: Sequence[StoredItem] = (),
     ) -> bool:
-        return await self._write(
-            lambda session: runs.append(session, tenant, run_id, events, final=final, items=items, limits=self._limits)
-        )
+        append = partial(runs.append, final=final, ends_as=status, items=items, limits=self._limits)
+        return await self._write(lambda session: append(session, tenant, run_id, events))
 
     async def read_events(self, tenant: str, run_id: str, *, after: int, limit: int) -> Sequence[LoggedEvent]:
         return await self._events.read(
