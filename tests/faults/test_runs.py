@@ -265,6 +265,7 @@ def test_sigterm_ends_what_runs_before_the_process_does(tmp_path: Path) -> None:
                 seen += answer.readline()
             assert program.stop() == 0
             seen += answer.read()  # a whole body: http.client raises where it is cut
+        assert "shutdown grace of 0 s is over; answers ended: 1, runs cut: 1" in program.log.read_text()
     events = events_in(seen)
     assert check_stream(events)["error"]["code"] == "worker_lost"
     with Program("--config", "runs.toml", "--port", "0", cwd=tmp_path) as program:

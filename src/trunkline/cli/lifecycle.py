@@ -54,6 +54,11 @@ class Application(Protocol):
         ...
 
     @property
+    def runs(self) -> int:
+        """How much of that work is a run's."""
+        ...
+
+    @property
     def max_message_bytes(self) -> int:
         """The most that one message of a WebSocket may have."""
         ...
@@ -183,7 +188,8 @@ async def _drain(server: uvicorn.Server, application: Application, *, grace_s: f
         connection.shutdown()
     if await _settled(server, application, within_s=grace_s):
         return
-    log.warning("shutdown grace of %s s is over; answers ended: %d", f"{grace_s:g}", len(server.server_state.tasks))
+    answers = len(server.server_state.tasks)
+    log.warning("shutdown grace of %g s is over; answers ended: %d, runs cut: %d", grace_s, answers, application.runs)
     application.abort()
     if await _settled(server, application, within_s=CANCEL_S):
         return

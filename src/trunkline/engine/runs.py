@@ -144,9 +144,9 @@ class Runs:
         self._draining = False
 
     @property
-    def busy(self) -> bool:
-        """Whether any run is being answered."""
-        return any(run.begun and not run.left for run in self._alive.values())
+    def answered(self) -> int:
+        """How many are being answered."""
+        return sum([run.begun and not run.left for run in self._alive.values()])
 
     async def start(self) -> None:
         for stored in await self._store.unfinished_runs():

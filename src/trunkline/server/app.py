@@ -88,7 +88,12 @@ class Application:
     @property
     def busy(self) -> bool:
         """Whether work goes on that no connection waits for."""
-        return self._runs.busy or self.runtime.idempotency.busy
+        return self.runs > 0 or self.runtime.idempotency.busy
+
+    @property
+    def runs(self) -> int:
+        """How many runs are being answered."""
+        return self._runs.answered
 
     def drain(self) -> None:
         """The server has been told to leave: it is no longer ready, what is in flight goes on."""
