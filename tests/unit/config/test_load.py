@@ -104,6 +104,21 @@ WRONG_FILES = {
         '[store]\nurl = ":memory:"\n' + LOCAL,
         "config trunkline.toml: store.url: expected 'sqlite:///FILE' or 'memory:', got ':memory:' (did you mean 'memory:'?)",
     ),
+    **{
+        f"store_written_as_{url}": (
+            f'[store]\nurl = "{url}"\n' + LOCAL,
+            f"store.url: expected 'sqlite:///FILE' or 'memory:', got {url!r} (did you mean {meant!r}?)",
+        )
+        for url, meant in (
+            ("sqlite:store.db", "sqlite:///store.db"),
+            ("sqlite://store.db", "sqlite:///store.db"),
+            ("sqlite://data/store", "sqlite:///data/store"),
+            ("sqlite:/var/store.db", "sqlite:////var/store.db"),
+            ("sqlite+aiosqlite:///store.db", "sqlite:///store.db"),
+            ("file:store.db", "sqlite:///store.db"),
+            ("file:///var/store.db", "sqlite:////var/store.db"),
+        )
+    },
     "store_of_another_kind": (
         '[store]\nurl = "postgresql://me:secret@db/trunkline"\n' + LOCAL,
         "config trunkline.toml: store.url: expected 'sqlite:///FILE' or 'memory:', got 'postgresql://…'",
