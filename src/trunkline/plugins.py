@@ -5,6 +5,7 @@ it is configured, and then says what to install.
 """
 
 import importlib
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,6 @@ def _load(plugin: BackendPlugin, *, wanted: str, key: str) -> ModuleType:
             raise
         raise ConfigError(
             f"{wanted} needs a package that is not installed ({error}); in trunkline's folder: "
-            f'{sys.executable} -m pip install -e ".[{plugin.extra}]"',
+            f'{shlex.quote(sys.executable)} -m pip install -e ".[{plugin.extra}]"',
             key=key,
         ) from error

