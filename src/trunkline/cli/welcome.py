@@ -11,12 +11,14 @@ from collections.abc import Sequence
 
 from trunkline import __version__
 from trunkline.cli.output import Output, Style
+from trunkline.config.checks import is_loopback
 from trunkline.config.schema import Config, EmbeddedSettings
 from trunkline.config.store_url import store_file
 
 KEY_VARIABLE = "TRUNKLINE_API_KEY"
 QUESTION = "Say hello in one sentence."
 MODELS_SHOWN = 8
+EVERY_ADDRESS = ("0.0.0.0", "::")
 PLACE = "MODEL"
 """Stands where a model's name belongs as long as nobody has listed one."""
 
@@ -33,6 +35,10 @@ def print_welcome(
     secured = bool(config.server.api_keys or config.server.keys)
     key = (given_in or KEY_VARIABLE) if secured else None
     output.line(f"models: {_listing(models)}")
+    if not is_loopback(config.server.host):
+        where = " at this one's addresses" if config.server.host in EVERY_ADDRESS else ""
+        need = "they need one of the configured keys" if secured else "they need no key"
+        output.line(f"open to other machines{where}; {need}")
     output.line()
     output.line("Try it:", style=Style.STRONG)
     # Nobody waits for a small model to come to an end by itself.

@@ -52,3 +52,22 @@ def test_the_variable_is_the_one_that_the_key_was_read_from() -> None:
         server = build_config(document, environ=environ).server
         assert key_variable(environ, profile=profile, api_keys=server.api_keys) == variable
     assert key_variable({"API_SERVER_KEY": "k"}, profile="openai", api_keys=["k"]) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("127.0.0.1", None),
+        ("localhost", None),
+        ("0.0.0.0", "open to other machines at this one's addresses; they need one of the configured keys"),
+        ("::", "open to other machines at this one's addresses; they need one of the configured keys"),
+        ("192.0.2.7", "open to other machines; they need one of the configured keys"),
+    ],
+)
+def test_a_server_that_others_can_reach_says_so(host: str, said: str | None) -> None:
+    document = {"server": {"host": host, "api_keys": ["k"]}, "backends": {"a": {"type": "scripted"}}}
+    written = io.StringIO()
+    output = Output(stdout=written, stderr=written, environ={})
+    print_welcome(output, config=build_config(document, environ={}), url="http://127.0.0.1:2", models=["scripted"])
+    models, second, *_ = written.getvalue().splitlines()
+    assert (models, second) == ("models: scripted", said or "")
