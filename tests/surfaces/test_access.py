@@ -102,6 +102,23 @@ async def test_an_origin_that_is_not_listed_is_refused_without_cors_headers(serv
             assert not any(name.startswith("access-control-") for name in reply.headers)
 
 
+async def test_the_refusal_names_the_origin_in_the_answer_and_in_the_log(serve: Serve) -> None:
+    async with serve(LISTED) as server:
+        reply = await server.chat(headers={"origin": "https://evil.example"})
+        assert reply.error["message"] == (
+            "the origin 'https://evil.example' is not allowed; list it in server.cors_origins"
+        )
+        long = await server.chat(headers={"origin": f"https://é{'x' * 4000}"})
+        assert long.error["message"].startswith("the origin 'https://??xxx")
+        assert len(long.error["message"]) < 400
+        opaque = await server.chat(headers={"origin": "null"})
+        assert opaque.error["message"].endswith("have the page served by a web server, and list its origin")
+        first, second, third = server.access_lines
+    assert first.endswith("error=origin_not_allowed origin=https://evil.example")
+    assert len(second) < 500
+    assert third.endswith("origin=null")
+
+
 async def test_no_origin_is_allowed_by_default(echo: Serving) -> None:
     assert (await echo.chat(headers={"origin": "http://localhost"})).status == 403
     assert (await echo.chat()).status == 200

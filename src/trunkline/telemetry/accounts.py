@@ -63,7 +63,7 @@ class Accounts:
         if outcome.finish_reason is not None:
             fields.append(f"finish={outcome.finish_reason}")  # one of ours, as the cache's word is
         if outcome.error_code is not None:
-            fields.append(logfields({"error": outcome.error_code}))
+            fields.append(logfields({"error": outcome.error_code, "origin": outcome.origin}))
         self._access_log.write(line(event, " ".join(fields), at_s=now_s))
 
 

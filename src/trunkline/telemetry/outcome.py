@@ -26,6 +26,7 @@ class Outcome:
         self.usage: Usage | None = None
         self.finish_reason: str | None = None
         self.error_code: str | None = None
+        self.origin: str | None = None  # of a browser's page that was refused for it
         self.error_status: int | None = None  # HTTP's, also of a failure after the head was sent
 
     def adopt(self, other: "Outcome") -> None:

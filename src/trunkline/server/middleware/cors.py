@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trunkline.config.profiles import Profile
 from trunkline.model.errors import PermissionDenied
-from trunkline.server.exchange import Exchange, Header
+from trunkline.server.exchange import Exchange, Header, header_text
 
 _METHODS = b"GET, POST, PATCH, DELETE, OPTIONS"
 _REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id"
@@ -41,9 +41,8 @@ class Cors:
         if origin is None:
             return None
         if not self._any and origin not in self._origins:
-            raise PermissionDenied(
-                "this origin is not allowed; list it in server.cors_origins", code="origin_not_allowed"
-            )
+            named = exchange.outcome.origin = header_text(origin.decode("latin-1")).decode("ascii")
+            raise PermissionDenied(_refusal(named), code="origin_not_allowed")
         headers: list[Header] = [
             (b"access-control-allow-origin", b"*" if self._any else origin),
             (b"access-control-expose-headers", self._exposed),
@@ -54,6 +53,14 @@ class Cors:
         if scope["method"] != "OPTIONS" or b"access-control-request-method" not in received:
             return None
         return _preflight(_allowed(self._request_headers, received.get(b"access-control-request-headers", b"")))
+
+
+def _refusal(origin: str) -> str:
+    if origin == "null":  # of a file, a sandbox or a redirect: it may be anybody's
+        remedy = "have the page served by a web server, and list its origin"
+    else:
+        remedy = "list it in server.cors_origins"
+    return f"the origin {origin!r} is not allowed; {remedy}"
 
 
 def _preflight(allowed: bytes) -> ASGIApp:
