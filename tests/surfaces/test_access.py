@@ -203,3 +203,26 @@ async def test_proxies_are_told_not_to_buffer_a_stream(echo: Serving) -> None:
 async def test_a_session_id_that_could_be_a_path_is_refused(echo: Serving, session: str) -> None:
     reply = await echo.chat(headers={"x-session-id": session})
     assert (reply.status, reply.error["param"]) == (400, "x-session-id")
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/responses", "/v1/responses"),
+        ("/embeddings", "/v1/embeddings"),
+        ("/v1/v1/responses", "/v1/responses"),
+        ("/v1/chat/completions/chat/completions", "/v1/chat/completions"),
+    ],
+)
+async def test_a_base_url_of_another_end_is_told_how_it_ends(echo: Serving, path: str, meant: str) -> None:
+    reply = await echo.request("POST", path, b"{}")
+    assert reply.status == 404
+    assert (
+        reply.error["message"] == f"unknown route POST {path}; the base URL ends in /v1, which makes this POST {meant}"
+    )
+
+
+async def test_other_unknown_routes_are_told_what_there_is(echo: Serving) -> None:
+    for path in ("/v1/chat", "/v2", "/models/one"):
+        assert "; see GET /v1/models" in (await echo.get(path)).error["message"]

@@ -23,6 +23,8 @@ from trunkline.telemetry.accounts import Accounts
 
 logger = logging.getLogger("trunkline.server")
 SWITCHING_PROTOCOLS = 101
+_BASE_URL_LACKING = re.compile(r"/(?:(?:chat/)?completions|responses|embeddings|models|conversations|runs|sessions)\Z")
+"""How a path ends that an SDK makes of its base URL."""
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _HEADS = frozenset({"http.response.start", "websocket.accept"})
 _SECURITY: list[Header] = [
@@ -145,7 +147,12 @@ def _from_router(error: HTTPException, scope: Scope) -> TrunklineError:
         return MethodNotAllowed(
             f"{scope['method'][:20]} is not allowed on {path}; allowed: {', '.join(allow)}", allow=allow
         )
+    method = scope["method"][:20]
+    meant = _BASE_URL_LACKING.search(path)
+    if meant is not None:
+        return NotFound(
+            f"unknown route {method} {path}; the base URL ends in /v1, which makes this {method} /v1{meant[0]}"
+        )
     return NotFound(
-        f"unknown route {scope['method'][:20]} {path}; "
-        "see GET /v1/models, POST /v1/chat/completions, POST /v1/responses, GET /health"
+        f"unknown route {method} {path}; see GET /v1/models, POST /v1/chat/completions, POST /v1/responses, GET /health"
     )
