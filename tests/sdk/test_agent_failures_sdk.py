@@ -1,5 +1,6 @@
 """An agent that fails has been run: the official SDKs, which repeat a 5xx by themselves, are told not to run it again."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -12,7 +13,7 @@ from openai import AsyncOpenAI
 from tests.conftest import Serve
 from tests.fakes.upstream import FakeUpstream, json_answer
 from tests.sdk.node_program import report_of
-from tests.serving import Serving
+from tests.serving import Serving, eventually
 
 AGENT = """
 import asyncio
@@ -25,6 +26,10 @@ async def agent(turn):
         done.write(turn.input + "\\n")
     match turn.input:
         case "raise": raise RuntimeError("no luck")
+        case "raise when told":
+            while not DONE.with_name("go").exists():
+                await asyncio.sleep(0)
+            raise RuntimeError("no luck")
         case "raise late": yield "part"; raise RuntimeError("no luck")
         case "yield nonsense": yield {}
         case "hang": await asyncio.Event().wait()
@@ -125,3 +130,16 @@ async def test_a_page_of_a_browser_can_read_it(serve: Serve) -> None:
     async with agents(serve, 'cors_origins = ["https://app.example"]') as server:
         failed = await server.chat("raise", model="bot", headers={"origin": "https://app.example"})
     assert "x-should-retry" in failed.headers["access-control-expose-headers"].lower()
+
+
+async def test_whoever_waits_for_the_same_answer_is_told_too(serve: Serve, tmp_path: Path) -> None:
+    async with agents(serve) as server:
+        asked = [
+            asyncio.create_task(server.chat("raise when told", model="bot", headers={"idempotency-key": "k"}))
+            for _ in range(2)
+        ]
+        await eventually(lambda: len(server.application.runtime.state.in_flight) == 2 and (tmp_path / "done").exists())
+        (tmp_path / "go").touch()
+        answers = [await one for one in asked]
+    assert [(one.status, one.headers.get("x-should-retry")) for one in answers] == [(500, "false")] * 2
+    assert (tmp_path / "done").read_text() == "raise when told\n"

@@ -165,8 +165,11 @@ class Idempotency:
                 await reader.aclose()
 
         async def opened() -> Source:
-            await reader.opened()
             noted = answering.flight.outcome
+            try:
+                await reader.opened()
+            finally:
+                call.outcome.acted = noted.acted
             call.outcome.route, call.outcome.ignored = noted.route, noted.ignored
             call.outcome.warning = noted.warning
             return reader
