@@ -178,7 +178,8 @@ Better here, and not what its clients trip over:
   and after a restart.
 - Runs can be listed, and their events read again, from any point and by any number of readers.
 - A response that a stopping server cut off, or that was cancelled, is `incomplete` and keeps what there was, as one whose client
-  left does; one that was in the background when the server stopped is `failed`. A run that was stopped is `cancelled`.
+  left does; one that was in the background when the server stopped is `failed`. A run that was stopped, or whose response was
+  cancelled, is `cancelled`.
 - Questions of an agent reach streams of chat and Responses, too, as `hermes.approval.requested`: tool events are on for
   whoever does not turn them off. `POST /v1/runs/{id}/approval` answers them with the id of the completion or response.
 - What is asked of tools at the client is named in `x-trunkline-ignored`; other parameters that nothing honours are a 400.
