@@ -205,6 +205,16 @@ async def test_what_nothing_uses_is_named_where_the_work_is_taken_on(client: Run
     assert streamed.headers["x-trunkline-ignored"] == UNUSED
 
 
+async def test_of_several_that_may_answer_what_none_of_them_uses_is_named(serve: Serve) -> None:
+    either = (
+        '[backends.bot]\ntype = "python"\ntarget = "scripted.py:agent"\n'
+        '[backends.talk]\ntype = "scripted"\n'  # has a use for `max_output_tokens`
+    )
+    async with serve(either, scripts={"scripted.py": AGENT}) as server:
+        reply = await Running(server).post(input="x", model="scripted", max_output_tokens=9, temperature=0.3, mine=True)
+        assert reply.headers["x-trunkline-ignored"] == "temperature, mine"
+
+
 # One thing with two names
 
 
