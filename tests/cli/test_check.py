@@ -1,5 +1,6 @@
 """`trunkline check` finds what would keep the server from starting, and shows which model goes where."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -130,7 +131,7 @@ def test_a_cache_that_could_not_compare_meanings_is_found(tmp_path: Path) -> Non
     write(tmp_path, '[cache]\nsemantic = true\nembedding_model = "nowhere"\n[backends.demo]\ntype = "scripted"\n')
     ended = run("check", "trunkline.toml", cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (1, "")
-    lacking = f'{sys.executable} -m pip install -e ".[semantic-cache]"' in ended.stderr
+    lacking = f'{shlex.quote(sys.executable)} -m pip install -e ".[semantic-cache]"' in ended.stderr
     assert lacking or f"there is no {tmp_path / 'nowhere'}" in ended.stderr
 
 

@@ -1,6 +1,7 @@
 """What the embedded engine does to the process it lives in: it prints nothing, and it never keeps it from ending."""
 
 import asyncio
+import shlex
 import sys
 import textwrap
 
@@ -84,7 +85,7 @@ async def test_a_missing_wheel_says_what_to_install() -> None:
             print(error)
     """)
     assert code == 0
-    assert f'; in trunkline\'s folder: {sys.executable} -m pip install -e ".[embedded]"' in stdout
+    assert f'; in trunkline\'s folder: {shlex.quote(sys.executable)} -m pip install -e ".[embedded]"' in stdout
 
 
 async def test_a_missing_model_says_what_to_do() -> None:
