@@ -1,5 +1,6 @@
 """Targets: what they name, and what is said when they do not."""
 
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,7 +120,7 @@ def test_a_missing_attribute_lists_what_the_module_has(tmp_path: Path) -> None:
             "\n\nimport tl_no_such\n",
             (
                 "cannot import agent tl_bad.py:3: ModuleNotFoundError: No module named 'tl_no_such'; "
-                f"if it is in a package, install that: {sys.executable} -m pip install tl-no-such"
+                f"if it is in a package, install that: {shlex.quote(sys.executable)} -m pip install tl-no-such"
             ),
         ),
         (
