@@ -33,8 +33,6 @@ SUMMARIES = (
     "Hold on again, update your checkpoint. Merge the new messages into your existing checkpoint",
 )
 """How the last message of a conversation begins that a UI has made shorter for itself."""
-
-
 TEMPORARY = ("temporary:", "local:")
 """So begins what Open WebUI gives as the id of a chat that is kept nowhere, the second before 0.12."""
 

@@ -18,7 +18,7 @@ class ErrorEncoder(Protocol):
 
 
 _AFTER_ACTING = frozenset({500, 502, 504})
-"""With 429 and 503 nothing has been done, so clients may well ask again."""
+"""With 429 and 503 clients may well ask again: nothing has been done, or the server is leaving."""
 
 ErrorsFor = Callable[[str], ErrorEncoder]
 """The envelope of each path's errors."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from trunkline.dialects.codec import Encoder
+from trunkline.dialects.codec import Encoder, KeepingEncoder
 from trunkline.model import events as ev
 from trunkline.model.errors import ErrorInfo
 from trunkline.model.turn import Fold, Turn
@@ -23,7 +23,7 @@ class _Body(msgspec.Struct):
 _BODY = msgspec.json.Decoder(_Body)
 
 
-class KeepingChatEncoder:
+class KeepingChatEncoder(KeepingEncoder):
     """A chat encoder that also has the whole completion in the end. One that failed or was cut by its client has none."""
 
     def __init__(self, encoder: Encoder, *, write: Callable[[Turn], bytes]) -> None:
@@ -32,7 +32,11 @@ class KeepingChatEncoder:
         self._folding = Fold()
         self._held = b""
         self._ending = b""
-        self.response: bytes | None = None
+        self._response: bytes | None = None
+
+    @property
+    def response(self) -> bytes | None:
+        return self._response
 
     def feed(self, event: ev.Event) -> bytes:
         if isinstance(event, ev.TERMINALS):
@@ -50,7 +54,7 @@ class KeepingChatEncoder:
         if not whole:
             return self._encoder.feed(event)
         self._folding.feed(event)
-        self.response = self._write(self._folding.turn())
+        self._response = self._write(self._folding.turn())
         self._ending = self._held + self._encoder.feed(event)
         return self._ending
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from trunkline.config.profiles import Profile
-from trunkline.dialects.codec import EVENT_STREAM
+from trunkline.dialects.codec import EVENT_STREAM, KeepingEncoder
 from trunkline.dialects.openai_responses.decode_request import decode_request
 from trunkline.dialects.openai_responses.emitter import TERMINAL_TYPES, Emitted, ResponseEmitter
 from trunkline.dialects.openai_responses.parts import write_failure
@@ -89,7 +89,7 @@ class ResponsesSurface:
         return frame(emitted, done_sentinel=self._settings.done_sentinel)
 
 
-class ResponsesEncoder:
+class ResponsesEncoder(KeepingEncoder):
     """Events of one answer to the bytes of its stream."""
 
     def __init__(self, emitter: ResponseEmitter, *, done_sentinel: bool) -> None:
