@@ -6,8 +6,13 @@ import threading
 import pytest
 
 from trunkline.backends.callable.channel import LIMIT, Channel
+from trunkline.backends.callable.doorbell import Doorbell
 from trunkline.model.events import Event, TextDelta
 from trunkline.testing.answers import PinnedClock
+
+
+def channel_of(clock: PinnedClock) -> Channel:
+    return Channel(clock=clock, doorbell=Doorbell(asyncio.get_running_loop()))
 
 
 def word(number: int) -> list[Event]:
@@ -24,7 +29,7 @@ async def test_a_thread_wakes_the_reader_once_however_much_it_puts(monkeypatch: 
         return wake(callback, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
-    channel = Channel(clock=PinnedClock())
+    channel = channel_of(PinnedClock())
     reading = asyncio.create_task(channel.take())
     await asyncio.sleep(0)  # the reader waits
     thread = threading.Thread(target=lambda: [channel.put_from_thread(word, number) for number in range(100)])
@@ -35,7 +40,7 @@ async def test_a_thread_wakes_the_reader_once_however_much_it_puts(monkeypatch: 
 
 
 async def test_a_thread_waits_when_the_channel_is_full_and_goes_on_after_a_read() -> None:
-    channel = Channel(clock=PinnedClock())
+    channel = channel_of(PinnedClock())
     put = [0]
 
     def produce() -> None:
@@ -56,7 +61,7 @@ async def test_a_thread_waits_when_the_channel_is_full_and_goes_on_after_a_read(
 
 
 async def test_closing_lets_a_waiting_thread_go_and_tells_it() -> None:
-    channel = Channel(clock=PinnedClock())
+    channel = channel_of(PinnedClock())
     assert channel.put_from_thread(lambda text: [TextDelta(0, text)] * LIMIT, "x")
     told: list[bool] = []
     begun = threading.Event()
@@ -74,7 +79,7 @@ async def test_closing_lets_a_waiting_thread_go_and_tells_it() -> None:
 
 
 async def test_the_end_comes_after_what_was_put_and_only_once() -> None:
-    channel = Channel(clock=PinnedClock())
+    channel = channel_of(PinnedClock())
     channel.put(word, 1)
     channel.end(ValueError("first"))
     channel.end(KeyError("second"))
@@ -85,7 +90,7 @@ async def test_the_end_comes_after_what_was_put_and_only_once() -> None:
 
 async def test_a_producer_on_the_loop_is_asked_to_wait_when_full_or_late() -> None:
     clock = PinnedClock()
-    channel = Channel(clock=clock)
+    channel = channel_of(clock)
     assert not any(channel.put(word, number) for number in range(LIMIT - 1))
     assert channel.put(word, LIMIT)
     waiting = asyncio.create_task(channel.drained())
@@ -103,7 +108,7 @@ async def test_a_producer_on_the_loop_is_asked_to_wait_when_full_or_late() -> No
 
 def test_a_thread_that_outlives_the_loop_is_told_to_stop() -> None:
     async def make() -> Channel:
-        return Channel(clock=PinnedClock())
+        return channel_of(PinnedClock())
 
     channel = asyncio.run(make())
     assert not channel.put_from_thread(word, 1)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from trunkline.backends.callable.answer import Answer
 from trunkline.backends.callable.channel import Channel
+from trunkline.backends.callable.doorbell import Doorbell
 from trunkline.backends.callable.voice import Voice
 from trunkline.testing.answers import PinnedClock, pinned_context
 
@@ -16,7 +17,12 @@ OTHER_WORDS = st.text(alphabet="xy", min_size=1, max_size=4)
 
 async def voice() -> Voice:
     context = pinned_context()
-    return Voice(channel=Channel(clock=PinnedClock()), answer=Answer(context), name="bot", request_id="req_1")
+    return Voice(
+        channel=Channel(clock=PinnedClock(), doorbell=Doorbell(asyncio.get_running_loop())),
+        answer=Answer(context),
+        name="bot",
+        request_id="req_1",
+    )
 
 
 def missing(pieces: list[str | None], final: str) -> str:

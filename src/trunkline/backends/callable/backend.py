@@ -20,6 +20,7 @@ import msgspec
 
 from trunkline.backends.callable.answer import Answer
 from trunkline.backends.callable.channel import Channel
+from trunkline.backends.callable.doorbell import Doorbell
 from trunkline.backends.callable.form import Form
 from trunkline.backends.callable.forms import EVERY_PART, form_of
 from trunkline.backends.callable.loading import Target, load_target, parse_target
@@ -73,6 +74,7 @@ class PythonBackend:
         self._key = f"backends.{setup.name}.target" if agent is None else "agent"
         self._given = agent
         self._form: Form | None = None
+        self._doorbell: Doorbell | None = None
         self._alone: asyncio.Lock | None = None
         self._target = None if agent is not None else self._located(self._parsed)
         self._name = setup.model_name or (self._target.name if self._target is not None else settings.target)
@@ -128,7 +130,9 @@ class PythonBackend:
     async def open(self, request: Request, context: Context) -> AsyncIterator[EventBatch]:
         if self._form is None or self._closed:
             raise BackendUnavailable(f"agent {self._name!r} is {'shutting down' if self._closed else 'not started'}")
-        run = self._run(self._form, request, context)
+        if self._doorbell is None:
+            self._doorbell = Doorbell(asyncio.get_running_loop())
+        run = self._run(self._form, request, context, Channel(clock=context.clock, doorbell=self._doorbell))
         task = asyncio.create_task(run.drive(), name=f"agent-{context.turn_id}")
         self._running[task] = run
         task.add_done_callback(self._running.pop)
@@ -139,8 +143,8 @@ class PythonBackend:
             if not task.done():
                 await self._stop(task, run)
 
-    def _run(self, form: Form, request: Request, context: Context) -> Run:
-        settings, channel = self._settings, Channel(clock=context.clock)
+    def _run(self, form: Form, request: Request, context: Context, channel: Channel) -> Run:
+        settings = self._settings
         turn = turn_for(request, context, history=settings.history, client_tools=self._handles_tools)
         callable_tools = frozenset([tool.name for tool in turn.tools]) if self._handles_tools else None
         answer = Answer(context, callable_tools=callable_tools)

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from trunkline.backends.callable.doorbell import Doorbell
 from trunkline.model.events import Event
 from trunkline.ports.runtime import Clock
 
@@ -24,10 +25,11 @@ Feed = Callable[[Value], Sequence[Event]]
 
 
 class Channel:
-    """One answer's events in flight. Made on the loop that reads."""
+    """One answer's events in flight, to a reader on the doorbell's loop."""
 
-    def __init__(self, *, clock: Clock) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, *, clock: Clock, doorbell: Doorbell) -> None:
+        self._doorbell = doorbell
+        self._loop = doorbell.loop
         self._monotonic_s = clock.monotonic_s
         self._mutex = threading.Lock()
         self._room = threading.Condition(self._mutex)
@@ -87,7 +89,7 @@ class Channel:
             if self._waking:
                 return True
             self._waking = True
-        return self._call_on_loop()
+        return self._doorbell.ring(self._wake)
 
     def finish(self, feed: Feed[Value], value: Value) -> None:
         """On the loop: the last that is said. Whatever comes after it comes too late."""
@@ -136,14 +138,6 @@ class Channel:
         if self._writers:
             self._resume_writers()
         return batch
-
-    def _call_on_loop(self) -> bool:
-        """Wakes the reader from a thread. False when the loop is gone."""
-        try:
-            self._loop.call_soon_threadsafe(self._wake)
-        except RuntimeError:  # the loop is closed: the process is stopping
-            return False
-        return True
 
     def _wake(self) -> None:
         reader = self._reader
