@@ -23,10 +23,12 @@ from trunkline.engine.sessions import Sessions
 from trunkline.plugins import build_backend, build_embedder
 from trunkline.ports.backend import BackendSetup
 from trunkline.ports.runtime import Clock, Entropy, SystemClock, SystemEntropy
+from trunkline.ports.stores import Store
 from trunkline.routing.balancer import Balancer, Endpoint
 from trunkline.routing.catalog import Catalog
 from trunkline.routing.router import Router
 from trunkline.server.app import Application, Routes
+from trunkline.server.errors import ErrorEncoder, ErrorsFor
 from trunkline.server.runtime import ResponseState, Runtime, State
 from trunkline.server.surfaces import cache as cache_surface
 from trunkline.server.surfaces import (
@@ -59,6 +61,34 @@ from trunkline.telemetry.process import Process
 from trunkline.telemetry.usage import UsageMeter
 
 
+class _Ground(msgspec.Struct, frozen=True):
+    """What every step stands on."""
+
+    config: Config
+    profile: Profile
+    base_dir: Path
+    clock: Clock
+    entropy: Entropy
+
+
+class _Records(msgspec.Struct, frozen=True):
+    """What outlives a call: what is kept of it, and the lines and sums it leaves."""
+
+    store: Store
+    usage: UsageMeter
+    access_log: AccessLog | None
+    accounts: Accounts
+
+
+class _Routing(msgspec.Struct, frozen=True):
+    """Who answers which model."""
+
+    endpoints: tuple[Endpoint, ...]
+    catalog: Catalog
+    balancer: Balancer
+    router: Router
+
+
 def assemble(
     config: Config,
     *,
@@ -71,17 +101,50 @@ def assemble(
 ) -> Application:
     """The application for a configuration. Raises ConfigError.
 
+    From the bottom up, as the layers are: backends and who of them answers, what is kept, the engine between those, what keeps
+    responses, and the surfaces on top.
+
     Args:
         base_dir: what relative paths in the configuration are relative to.
         agents: by the name of their backend, what an embedding program has at hand instead of a target.
         only_model_answers: without a default model the only one there is answers where a request names none.
         mounted: the host that it answers on is another application's.
     """
-    clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
     profile = profile_named(config.server.profile)
-    backends = build_endpoints(config, base_dir=base_dir, agents=agents, clock=clock, entropy=entropy)
+    ground = _Ground(config, profile, base_dir, clock or SystemClock(), entropy or SystemEntropy())
+    routing = _routing(ground, agents, only_model_answers=only_model_answers)
+    records = _records(ground)
+    runtime = _engine(ground, routing, records)
+    chat = ChatSurface(profile, tool_events=config.server.tool_events)
+    responses_codec = ResponsesSurface(
+        profile, now=runtime.clock.now_s, tool_events=config.server.tool_events, tool_items=config.server.tool_items
+    )
+    kept = _response_state(ground, records.store, runtime, responses_codec)
+    lag, process = LoopLag(), Process(started_at=runtime.clock.now_s())
+    return Application(
+        runtime,
+        kept,
+        routes=_routes(
+            runtime,
+            kept,
+            _operations(ground, routing),
+            chat=chat,
+            responses_codec=responses_codec,
+            sources=(lag.families, process.families, runtime.cache.families),
+        ),
+        catalog=routing.catalog,
+        errors=_errors(profile, chat),
+        access_log=records.access_log,
+        lag=lag,
+        mounted=mounted,
+    )
+
+
+def _routing(ground: _Ground, agents: Mapping[str, object], *, only_model_answers: bool) -> _Routing:
+    config, profile, clock = ground.config, ground.profile, ground.clock
+    backends = build_endpoints(config, base_dir=ground.base_dir, agents=agents, clock=clock, entropy=ground.entropy)
     endpoints = tuple([endpoint for of_backend in backends.values() for endpoint in of_backend])
-    catalog, balancer = Catalog(endpoints, clock=clock), Balancer()
+    catalog = Catalog(endpoints, clock=clock)
     router = Router(
         backends,
         config.models,
@@ -91,19 +154,29 @@ def assemble(
         unknown_status=profile.unknown_model_status,
         only_model_answers=only_model_answers,
     )
+    return _Routing(endpoints, catalog, Balancer(), router)
+
+
+def _records(ground: _Ground) -> _Records:
+    config, clock = ground.config, ground.clock
     store = sqlite.build(
-        config.store, base_dir=base_dir, clock=clock, keyed=config.idempotency, max_run_age_s=config.runs.keep_s
+        config.store, base_dir=ground.base_dir, clock=clock, keyed=config.idempotency, max_run_age_s=config.runs.keep_s
     )
     usage_meter = UsageMeter(store, clock=clock)
     access_log = AccessLog(sys.stderr) if config.server.access_log else None
-    accounts = Accounts(usage_meter, access_log, clock=clock)
-    embedder = build_embedder(config.cache, base_dir=base_dir)
+    return _Records(store, usage_meter, access_log, Accounts(usage_meter, access_log, clock=clock))
+
+
+def _engine(ground: _Ground, routing: _Routing, records: _Records) -> Runtime:
+    """The path of one call, and all else that surfaces work with."""
+    config, profile, clock, entropy = ground.config, ground.profile, ground.clock, ground.entropy
+    store, accounts = records.store, records.accounts
+    embedder = build_embedder(config.cache, base_dir=ground.base_dir)
     cache = AnswerCache(config.cache, config.models, clock=clock, entropy=entropy, accounts=accounts, embedder=embedder)
-    approvals = ApprovalRegistry()
-    sessions = Sessions(store.sessions, config.sessions, clock=clock)
+    approvals, sessions = ApprovalRegistry(), Sessions(store.sessions, config.sessions, clock=clock)
     gateway = Gateway(
-        router,
-        balancer,
+        routing.router,
+        routing.balancer,
         cache,
         approvals,
         sessions,
@@ -113,57 +186,56 @@ def assemble(
         may_relay=not profile.json_spacing,
         lightens=profile.lightens_requests,
     )
-    chaining = Chaining(store, inherits_instructions=profile.inherits_instructions, max_messages=profile.max_messages)
-    responses_codec = ResponsesSurface(
-        profile, now=clock.now_s, tool_events=config.server.tool_events, tool_items=config.server.tool_items
-    )
-    lag, process = LoopLag(), Process(started_at=clock.now_s())
-    runs = Runs(
-        store, gateway, chaining, responses_codec, accounts=accounts, clock=clock, max_runs=config.runs.max_runs
-    )
-    idempotency = Idempotency(
-        store, gateway.answer, accounts=accounts, clock=clock, replaces=profile.reused_key == "replace"
-    )
-    runtime = Runtime(
+    return Runtime(
         settings=config.server,
         profile=profile,
         gateway=gateway,
-        router=router,
-        endpoints=endpoints,
-        usage=usage_meter,
+        router=routing.router,
+        endpoints=routing.endpoints,
+        usage=records.usage,
         clock=clock,
         entropy=entropy,
         state=State(),
         accounts=accounts,
         cache=cache,
-        idempotency=idempotency,
+        idempotency=Idempotency(
+            store, gateway.answer, accounts=accounts, clock=clock, replaces=profile.reused_key == "replace"
+        ),
         approvals=approvals,
         sessions=sessions,
     )
-    chat, ollama_errors = ChatSurface(profile, tool_events=config.server.tool_events), ollama.OllamaErrors()
-    operating = OperationGateway(router, balancer, endpoints, clock=clock, entropy=entropy)
-    return Application(
-        runtime,
-        routes=_routes(
-            runtime,
-            ResponseState(store, chaining, runs),
-            operating,
-            chat=chat,
-            responses_codec=responses_codec,
-            sources=(lag.families, process.families, cache.families),
-        ),
-        backends=tuple([endpoint.backend for endpoint in endpoints]),
-        catalog=catalog,
-        store=store,
-        runs=runs,
-        errors=lambda path: (
-            ollama_errors if path.startswith(ollama.PREFIX) and not path.startswith(profile.surfaces) else chat
-        ),
-        access_log=access_log,
-        accounts=accounts,
-        lag=lag,
-        mounted=mounted,
+
+
+def _operations(ground: _Ground, routing: _Routing) -> OperationGateway:
+    """What is no turn goes past the gateway, to the same endpoints."""
+    return OperationGateway(
+        routing.router, routing.balancer, routing.endpoints, clock=ground.clock, entropy=ground.entropy
     )
+
+
+def _response_state(ground: _Ground, store: Store, runtime: Runtime, codec: ResponsesSurface) -> ResponseState:
+    profile = ground.profile
+    chaining = Chaining(store, inherits_instructions=profile.inherits_instructions, max_messages=profile.max_messages)
+    runs = Runs(
+        store,
+        runtime.gateway,
+        chaining,
+        codec,
+        accounts=runtime.accounts,
+        clock=ground.clock,
+        max_runs=ground.config.runs.max_runs,
+    )
+    return ResponseState(store, chaining, runs)
+
+
+def _errors(profile: Profile, chat: ChatSurface) -> ErrorsFor:
+    """The envelope of each path's errors: Ollama's under its prefix, but for what the profile serves there."""
+    of_ollama = ollama.OllamaErrors()
+
+    def errors(path: str) -> ErrorEncoder:
+        return of_ollama if path.startswith(ollama.PREFIX) and not path.startswith(profile.surfaces) else chat
+
+    return errors
 
 
 def _routes(

@@ -31,7 +31,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "server/middleware/edge.py:Edge.__call__": "surface boundary: every response is an envelope, never a traceback",
     },
     "sizes": {
-        "assembly.py:assemble": "the list of parts and what each needs of the others; halves would hand all of them to and fro",
         "dialects/openai_responses/emitter.py:ResponseEmitter": (
             "one method for each event of the stream over one numbering; halves would hand it to and fro"
         ),

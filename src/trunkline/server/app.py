@@ -8,10 +8,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from trunkline.engine.runs import Runs
 from trunkline.model.errors import BackendUnavailable
-from trunkline.ports.backend import Backend, Checkable
-from trunkline.ports.stores import Store
+from trunkline.ports.backend import Checkable
 from trunkline.routing.catalog import Catalog
 from trunkline.server.dispatch import Dispatch
 from trunkline.server.errors import ErrorsFor
@@ -19,8 +17,7 @@ from trunkline.server.exchange import Exchange
 from trunkline.server.middleware.auth import Authentication, tenants_by_digest
 from trunkline.server.middleware.cors import Cors
 from trunkline.server.middleware.edge import Edge, Gate
-from trunkline.server.runtime import Runtime
-from trunkline.telemetry.accounts import Accounts
+from trunkline.server.runtime import ResponseState, Runtime
 from trunkline.telemetry.logs import AccessLog
 from trunkline.telemetry.loop_lag import LoopLag
 
@@ -35,23 +32,20 @@ class Application:
     def __init__(
         self,
         runtime: Runtime,
+        kept: ResponseState,
         *,
         routes: Routes,
-        backends: Sequence[Backend],
         catalog: Catalog,
-        store: Store,
-        runs: Runs,
         errors: ErrorsFor,
         access_log: AccessLog | None,
-        accounts: Accounts,
         lag: LoopLag,
         mounted: bool,
     ) -> None:
         self.runtime = runtime
-        self._backends = backends
+        self._backends = [endpoint.backend for endpoint in runtime.endpoints]
         self._catalog = catalog
-        self._store = store
-        self._runs = runs
+        self._store = kept.store
+        self._runs = kept.runs
         self._access_log = access_log
         self._lag = lag
         self._router = Router(
@@ -62,7 +56,7 @@ class Application:
             Authentication(tenants_by_digest(runtime.settings), runtime.profile),
         ]
         find = Dispatch(self._router).find
-        self._edge = Edge(find, runtime, gates=self._gates, errors=errors, accounts=accounts, mounted=mounted)
+        self._edge = Edge(find, runtime, gates=self._gates, errors=errors, mounted=mounted)
 
     @property
     def routes(self) -> Sequence[BaseRoute]:

@@ -19,7 +19,6 @@ from trunkline.server.accounting import account
 from trunkline.server.errors import ErrorsFor, send_error
 from trunkline.server.exchange import KEY, Exchange, Header, received_headers
 from trunkline.server.runtime import Runtime
-from trunkline.telemetry.accounts import Accounts
 
 logger = logging.getLogger("trunkline.server")
 SWITCHING_PROTOCOLS = 101
@@ -54,7 +53,6 @@ class Edge:
         *,
         gates: Sequence[Gate],
         errors: ErrorsFor,
-        accounts: Accounts,
         mounted: bool,
     ) -> None:
         self._find = find
@@ -64,7 +62,7 @@ class Edge:
         self._entropy = runtime.entropy
         self._state = runtime.state
         self._errors = errors
-        self._accounts = accounts
+        self._accounts = runtime.accounts
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
