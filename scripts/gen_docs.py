@@ -35,10 +35,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in cells)
 
 
+def linked(text: str) -> str:
+    """What the code calls docs/NAME.md, as a link among the pages."""
+    return re.sub(r"\bdocs/([a-z-]+)\.md\b", r"[\1](\1.md)", text)
+
+
 def paragraph(documented: type) -> str:
     """A docstring up to its attributes, on one line."""
     text = inspect.getdoc(documented) or ""
-    return " ".join(text.partition("Attributes:")[0].split())
+    return linked(" ".join(text.partition("Attributes:")[0].split()))
 
 
 def attribute_docs(documented: type) -> dict[str, str]:
@@ -74,7 +79,7 @@ def setting_rows(documented: type[msgspec.Struct], *, leave_out: frozenset[str] 
     assert isinstance(described, msgspec.inspect.StructType)
     docs = attribute_docs(documented)
     return [
-        [f"`{field.name}`", phrase(field.type), default_text(field), docs[field.name]]
+        [f"`{field.name}`", phrase(field.type), default_text(field), linked(docs[field.name])]
         for field in described.fields
         if field.name not in leave_out
     ]
@@ -91,6 +96,19 @@ def changed_defaults(documented: type[msgspec.Struct]) -> str:
 
 
 HEADER = ("setting", "what it is", "default", "")
+
+
+def tables() -> Iterator[tuple[str, type[msgspec.Struct]]]:
+    """Every table of the file that stands by itself, as it is written there."""
+    for field in msgspec.structs.fields(schema.Config):
+        if isinstance(field.default, msgspec.Struct):
+            yield f"[{field.name}]", type(field.default)
+        if field.name == "server":
+            yield "[[server.keys]]", schema.KeySettings
+
+
+def section(name: str, settings: type[msgspec.Struct]) -> str:
+    return f"\n## `{name}`\n\n{paragraph(settings)}\n\n{table(HEADER, setting_rows(settings))}"
 
 
 def configuration() -> str:
@@ -123,16 +141,7 @@ def configuration() -> str:
         ),
         "## The file\n\n",
         table(HEADER, setting_rows(schema.Config)),
-        f"\n## `[server]`\n\n{paragraph(schema.ServerSettings)}\n\n",
-        table(HEADER, setting_rows(schema.ServerSettings)),
-        f"\n## `[[server.keys]]`\n\n{paragraph(schema.KeySettings)}\n\n",
-        table(HEADER, setting_rows(schema.KeySettings)),
-        f"\n## `[store]`\n\n{paragraph(schema.StoreSettings)}\n\n",
-        table(HEADER, setting_rows(schema.StoreSettings)),
-        f"\n## `[sessions]`\n\n{paragraph(schema.SessionSettings)}\n\n",
-        table(HEADER, setting_rows(schema.SessionSettings)),
-        f"\n## `[cache]`\n\n{paragraph(schema.CacheSettings)}\n\n",
-        table(HEADER, setting_rows(schema.CacheSettings)),
+        *(section(name, settings) for name, settings in tables()),
         "\n## `[backends.NAME]`\n\n"
         f"{paragraph(schema.BackendSettings)} `type` is required and says which further settings there are: "
         + ", ".join(f"`{kind.tag}`" for kind in backends)

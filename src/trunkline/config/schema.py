@@ -40,7 +40,7 @@ class ServerSettings(_Table, frozen=True, kw_only=True):
     Attributes:
         host: Address to listen on. Anything but loopback needs an API key.
         port: Port to listen on; 0 takes a free one and prints it.
-        profile: Wire settings to speak with; see the profiles page.
+        profile: Wire settings to speak with; see docs/profiles.md.
         api_keys: Bearer tokens; all of them are one tenant, `default`. Absent: open, on loopback only.
         keys: Bearer tokens with a name, each its own tenant.
         cors_origins: Browser origins that may call, exactly as browsers send them. `*` allows any origin, without credentials.
@@ -211,7 +211,7 @@ class ModelSettings(_Table, frozen=True, kw_only=True):
     Attributes:
         name: The name.
         routes: Who answers, in order; the rest are fallbacks.
-        cache: Whether what it has answered is given again to whoever asks the same; see the cache's page.
+        cache: Whether what it has answered is given again to whoever asks the same; see docs/cache.md.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
@@ -220,8 +220,8 @@ class ModelSettings(_Table, frozen=True, kw_only=True):
 
 
 class StoreSettings(_Table, frozen=True, kw_only=True):
-    """What is kept between requests: responses, conversations, sessions, background runs, stored chat completions. See the store's
-    page.
+    """What is kept between requests: responses, conversations, sessions, background runs, stored chat completions. See
+    docs/store.md.
 
     Attributes:
         url: `sqlite:///FILE`, relative to the configuration file, or `sqlite:////FILE` from the root; or `memory:`, which a
@@ -240,7 +240,7 @@ class StoreSettings(_Table, frozen=True, kw_only=True):
 
 
 class SessionSettings(_Table, frozen=True, kw_only=True):
-    """Sessions that clients name, with backends that keep them. See the sessions' page.
+    """Sessions that clients name, with backends that keep them. See docs/sessions.md.
 
     Attributes:
         when_busy: What becomes of a turn while another one of its session is under way: `wait` lets it wait for its turn, `refuse`
@@ -256,7 +256,7 @@ class SessionSettings(_Table, frozen=True, kw_only=True):
 
 
 class RunSettings(_Table, frozen=True, kw_only=True):
-    """Work in the background: runs and background responses, which are the same. See the runs' page.
+    """Work in the background: runs and background responses, which are the same. See docs/runs.md.
 
     Attributes:
         max_runs: How many of each tenant's may wait or be answered; one more is answered 429 with Retry-After.
@@ -268,7 +268,7 @@ class RunSettings(_Table, frozen=True, kw_only=True):
 
 
 class IdempotencySettings(_Table, frozen=True, kw_only=True):
-    """Answers that are given again to whoever sends the same `Idempotency-Key`. See the page on retries.
+    """Answers that are given again to whoever sends the same `Idempotency-Key`. See docs/idempotency.md.
 
     Attributes:
         ttl_s: Seconds for which an answer is kept under its key.
@@ -282,13 +282,13 @@ class IdempotencySettings(_Table, frozen=True, kw_only=True):
 
 
 class CacheSettings(_Table, frozen=True, kw_only=True):
-    """Answers that are given again, for the models and the requests that ask for it. See the cache's page.
+    """Answers that are given again, for the models and the requests that ask for it. See docs/cache.md.
 
     Attributes:
         ttl_s: Seconds for which an answer is kept.
         max_bytes: Memory for all answers together; the least recently used give way.
         semantic: Whether a question that means the same is answered too, not only one of the same words. Needs
-            the extra `semantic-cache` and its model: see the cache's page.
+            the extra `semantic-cache` and its model: see docs/cache.md.
         threshold: How much alike two questions must be, as the cosine of their embeddings; 1 is the same.
         embedding_model: Folder with `model.onnx` and `tokenizer.json`; absent: the ones of requirements/semantic-model.txt.
     """

@@ -13,6 +13,7 @@ import pytest
 from trunkline import __version__
 from trunkline.cli.main import make_parser
 from trunkline.config.load import load_config
+from trunkline.config.schema import Config
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "scripts" / "gen_docs.py"
@@ -26,6 +27,12 @@ def gen_docs() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_every_table_of_the_file_has_its_settings_on_the_page() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    for name in Config.__struct_fields__:
+        assert re.search(rf"^## `\[+{name}\b", page, re.MULTILINE), name
 
 
 def test_every_page_is_what_the_code_says(gen_docs: ModuleType) -> None:
