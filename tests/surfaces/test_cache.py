@@ -634,6 +634,8 @@ async def test_clearing_takes_one_model_or_all_and_nothing_else(serve: Serve) ->
         assert cache_of(await chat(server, model="plain", headers=use)) == "hit"
         refused = await server.request("DELETE", "/v1/cache?modle=m")
         assert (refused.status, refused.error["param"]) == (400, "modle")
+        assert (await server.request("DELETE", "/v1/cache?model=")).json()["entries"] == 0
+        assert (await server.request("DELETE", "/v1/cache?modle=")).status == 400
         assert (await server.request("DELETE", "/v1/cache")).json()["entries"] == 1
         assert (await server.request("POST", "/v1/cache", b"")).status == 405
 

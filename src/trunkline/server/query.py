@@ -12,9 +12,10 @@ MAX_LIMIT = 100
 _INTEGER = re.compile(r"-?[0-9]{1,18}")  # what a database can hold
 
 
-def query_of(scope: Scope) -> dict[str, str]:
-    """The last value of each parameter."""
-    return {name: values[-1] for name, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
+def query_of(scope: Scope, *, blank: bool = False) -> dict[str, str]:
+    """The last value of each parameter. One without a value is as good as none, unless `blank` ones count, too."""
+    query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=blank)
+    return {name: values[-1] for name, values in query.items()}
 
 
 def integer_of(query: dict[str, str], name: str, default: int, *, low: int, high: int | None = None) -> int:

@@ -36,7 +36,7 @@ class Cache:
         await send_json(msgspec.json.encode(shown), send)
 
     async def forget(self, scope: Scope, receive: Receive, send: Send) -> None:
-        query = query_of(scope)
+        query = query_of(scope, blank=True)  # a name left empty must not have everything forgotten
         for name in query:
             if name != "model":
                 raise InvalidParameter(
