@@ -474,6 +474,12 @@ async def test_35_no_text_at_all_is_an_error(either: Serving, names: Names) -> N
     assert reply.headers[f"x-{names.own}-completed"] == "false"
 
 
+async def test_a_stream_that_fails_before_it_has_begun_says_how_the_run_went(serve: Serve) -> None:
+    async with serve(toml(DEFAULT)) as server:
+        reply = await chat(server, "give_up", stream=True)
+    assert (reply.status, reply.headers["x-trunkline-completed"]) == (502, "false")
+
+
 @BOTH
 async def test_36_a_usual_answer_has_none_of_that(either: Serving, names: Names) -> None:
     reply = await chat(either)

@@ -92,8 +92,7 @@ class Answerer:
                 await answer.aclose()
         except TrunklineError as error:
             watch.close()
-            self._add_state(exchange, error.info().state)
-            await send_error(error, exchange, self._codec, send)
+            await self._refuse(error, exchange, send)
             return
         watch.close()
         await send_json(body, send, headers=outcome_headers(call.outcome, answer), send_body=exchange.send_body)
@@ -126,15 +125,6 @@ class Answerer:
             await record(body)
         return body
 
-    def _add_state(self, exchange: Exchange, state: Mapping[str, object]) -> None:
-        """How an agent says its run went, where that is not just well."""
-        for name in ("completed", "partial") if state else ():
-            header = f"x-{self._codec.own_name}-{name}".encode()
-            exchange.headers.append((header, b"true" if state.get(name) is True else b"false"))
-        error = state.get("error")
-        if isinstance(error, str) and error:
-            exchange.headers.append((f"x-{self._codec.own_name}-error".encode(), header_text(error)))
-
     async def _stream(
         self, call: Call, exchange: Exchange, watch: DisconnectWatch, send: Send, record: Record | None, ask: Ask
     ) -> None:
@@ -165,12 +155,7 @@ class Answerer:
             await self._fail(error, stream, last_frames, exchange, watch, send)
         except asyncio.CancelledError:
             if watch.gone:
-                if (
-                    record is not None
-                    and self._keeps_partial
-                    and answer is not None
-                    and isinstance(encoder, KeepingEncoder)
-                ):
+                if answer is not None and self._keeps_partial:
                     await _keep_partial(encoder, record)
             elif stream.begun:  # the server is stopping: this is not the whole answer
                 leaving = BackendUnavailable("the server is shutting down", code="server_shutting_down")
@@ -190,11 +175,8 @@ class Answerer:
         self, answer: Answer, stream: ClientStream, encoder: Encoder, watch: DisconnectWatch
     ) -> None:
         async for batch in answer.relay_batches():
-            if not batch.events:
-                await stream.write(batch.data)
-                continue
-            end = next((event for event in batch.events if isinstance(event, ev.TERMINALS)), None)
-            if end is None:
+            end = batch.events[-1] if batch.events else None
+            if not isinstance(end, ev.TERMINALS):
                 await stream.write(batch.data)
                 continue
             await stream.end(batch.data + (encoder.feed(end) if isinstance(end, ev.TurnFailed) else b""))
@@ -241,7 +223,23 @@ class Answerer:
             await stream.end(await last_frames(failed))
         else:
             stream.close()
-            await send_error(error, exchange, self._codec, send)
+            await self._refuse(error, exchange, send)
+
+    async def _refuse(self, error: TrunklineError, exchange: Exchange, send: Send) -> None:
+        """An error in place of an answer."""
+        self._add_state(exchange, error.info().state)
+        await send_error(error, exchange, self._codec, send)
+
+    def _add_state(self, exchange: Exchange, state: Mapping[str, object]) -> None:
+        """How an agent says its run went, where that is not just well."""
+        if not state:
+            return
+        own = f"x-{self._codec.own_name}"
+        for name in ("completed", "partial"):
+            exchange.headers.append((f"{own}-{name}".encode(), b"true" if state.get(name) is True else b"false"))
+        error = state.get("error")
+        if isinstance(error, str) and error:
+            exchange.headers.append((f"{own}-error".encode(), header_text(error)))
 
 
 _LEFT = ev.TurnIncomplete("client_disconnected")
@@ -262,9 +260,9 @@ async def _relayed(answer: Answer) -> bytes:
     return b"".join(pieces)
 
 
-async def _keep_partial(encoder: KeepingEncoder, record: Record) -> None:
-    """Keeps what a client that has left would have got so far; nothing if it was the whole answer."""
-    if encoder.response is not None:
+async def _keep_partial(encoder: Encoder, record: Record | None) -> None:
+    """Keeps what a client that has left would have got so far; nothing if it was the whole answer, or is not to be kept."""
+    if record is None or not isinstance(encoder, KeepingEncoder) or encoder.response is not None:
         return
     encoder.feed(_LEFT)
     await _unheard(_record_final(encoder, record))
