@@ -7,9 +7,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from trunkline.config.agent_names import only_agent_name
 from trunkline.config.profiles import Profile, profile_named
 from trunkline.config.schema import Backend as Settings
-from trunkline.config.schema import BackendSettings, Config, HttpSettings, PythonSettings
+from trunkline.config.schema import BackendSettings, Config, HttpSettings
 from trunkline.dialects.openai_chat import ChatSurface
 from trunkline.dialects.openai_responses import ResponsesSurface
 from trunkline.engine.approvals import ApprovalRegistry
@@ -276,13 +277,7 @@ def _default_model(config: Config, profile: Profile) -> str | None:
     """The model of a request that names none, as far as that is known before anybody is asked."""
     if config.server.default_model is not None or profile.model_choice == "known":
         return config.server.default_model
-    return config.models[0].name if config.models else only_agent_name(config, profile)
-
-
-def only_agent_name(config: Config, profile: Profile) -> str | None:
-    """What the only Python agent is called; None where that is for its target to say, or there is another."""
-    agent_count = sum(isinstance(settings, PythonSettings) for settings in config.backends.values())
-    return config.server.model_name or (profile.agent_name if agent_count == 1 else None)
+    return config.models[0].name if config.models else only_agent_name(config)
 
 
 def build_endpoints(
@@ -303,7 +298,7 @@ def build_endpoints(
                             clock=clock,
                             entropy=entropy,
                             model_name=config.server.model_name
-                            or (name if name in agents else only_agent_name(config, profile)),
+                            or (name if name in agents else only_agent_name(config)),
                             agent=agents.get(name),
                             ignores_tools=profile.ignores_tools,
                         ),

@@ -25,6 +25,7 @@ from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
 from trunkline.assembly import assemble
+from trunkline.config.agent_names import GIVEN
 from trunkline.config.expect import unknown
 from trunkline.config.load import build_config
 from trunkline.config.schema import Config, PythonSettings, ServerSettings
@@ -34,8 +35,6 @@ from trunkline.server.app import Application
 __all__ = ["EmbeddedApp", "create_app"]
 
 BACKEND = "agent"
-GIVEN = "given:agent"
-"""Stands where a configuration file would name what to load."""
 MEANT = MappingProxyType({"model": "model_name", "name": "model_name"})
 """What others call an argument, where its own name is not the closest."""
 PLACES: Mapping[str, tuple[str, type[msgspec.Struct]]] = MappingProxyType(

@@ -16,7 +16,7 @@ PUBLIC: dict[str, str] = {
     "trunkline.agent": """
         Ask Attachment AudioPart CHOICES Cancellation ChatMessage Choice FilePart FunctionCall ImagePart Output Reasoning Tool
         ToolCall ToolFinished ToolStarted Turn Usage""",
-    "trunkline.assembly": "assemble build_endpoints only_agent_name",
+    "trunkline.assembly": "assemble build_endpoints",
     "trunkline.dialects.codec": """BackendCodec Decoder EVENT_STREAM Encoder Framing JSON_LINES KeepingEncoder SurfaceCodec
         encode_all""",
     "trunkline.dialects.ollama_chat": "EXPRESSIBLE NAME OllamaBackend OllamaChatSurface OllamaGenerateSurface asks_to_load",

@@ -359,6 +359,10 @@ async def test_a_start_that_fails_is_tried_again(tmp_path: Path) -> None:
             lambda: create_app(support, timeout_s=5),
             r"^timeout_s: is a setting of the agents: backend=\{'timeout_s': …\}$",
         ),
+        (
+            lambda: create_app({"a": support, "b": shout}, server={"default_model": "c"}),
+            "^server.default_model: unknown model 'c'; known: 'a', 'b'$",
+        ),
         (lambda: create_app({"a b": support}), "a backend's name is letters"),
         (lambda: create_app({"a": support}, model_name="b"), "model_name: names a single agent"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import assert_never
 
 from trunkline.assembly import build_endpoints
-from trunkline.cli.model_names import served_name, with_model_names
+from trunkline.cli.model_names import with_model_names
 from trunkline.cli.output import Output, Style, table
 from trunkline.config.checks import doubts, static_models, unlisted_backends, without_password
 from trunkline.config.load import load_config
@@ -54,7 +54,7 @@ def route_rows(config: Config) -> list[tuple[str, ...]]:
         settings = config.backends[name]
         rows.extend(
             (_marked(model, config), name, _type(settings), _answerer(settings, None))
-            for model in static_models(config, name) or (_own_names(settings, config),)
+            for model in static_models(config, name) or ("(whatever it lists)",)
         )
     return rows
 
@@ -65,14 +65,6 @@ def _marked(model: str, config: Config) -> str:
 
 def _type(settings: Backend) -> str:
     return str(type(settings).__struct_config__.tag)
-
-
-def _own_names(settings: Backend, config: Config) -> str:
-    match settings:
-        case PythonSettings():
-            return served_name(settings, config)
-        case _:
-            return "(whatever it lists)"
 
 
 def _answerer(settings: Backend, model: str | None) -> str:

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from trunkline.assembly import only_agent_name
-from trunkline.config.agent_names import agent_name
-from trunkline.config.profiles import profile_named
+from trunkline.config.agent_names import served_name
 from trunkline.config.schema import Config, EmbeddedSettings, PythonSettings
 from trunkline.plugins import build_backend
 from trunkline.ports.backend import BackendSetup
@@ -32,13 +30,13 @@ def with_default_model(config: Config) -> Config:
     """The configuration whose embedded model or agent, if it has one, answers when a request names none."""
     if config.server.default_model is not None:
         return config
-    for settings in config.backends.values():
-        if isinstance(settings, EmbeddedSettings | PythonSettings):
-            name = settings.model_name if isinstance(settings, EmbeddedSettings) else served_name(settings, config)
-            return msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, default_model=name))
+    for backend, settings in config.backends.items():
+        match settings:
+            case EmbeddedSettings(model_name=name):
+                pass
+            case PythonSettings(target=target):
+                name = served_name(config, backend, target)
+            case _:
+                continue
+        return msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, default_model=name))
     return config
-
-
-def served_name(settings: PythonSettings, config: Config) -> str:
-    """The model name of an agent: as the configuration or its profile has it, otherwise its own."""
-    return only_agent_name(config, profile_named(config.server.profile)) or agent_name(settings.target)

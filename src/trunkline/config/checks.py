@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from urllib.parse import SplitResult, urlsplit
 
-from trunkline.config.agent_names import agent_name
+from trunkline.config.agent_names import agent_name, served_name
 from trunkline.config.expect import Problem, join, quoted, unknown
 from trunkline.config.profiles import PROFILES
 from trunkline.config.schema import Config, EmbeddedSettings, HttpSettings, PythonSettings, ScriptedSettings
@@ -267,6 +267,8 @@ def static_models(config: Config, backend: str) -> tuple[str, ...] | None:
             return names or None
         case EmbeddedSettings(model_name=str(name)):
             return (name,)
+        case PythonSettings(target=target) if _TARGET.fullmatch(target):
+            return (served_name(config, backend, target),)
         case _:
             return None
 

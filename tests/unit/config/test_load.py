@@ -266,6 +266,14 @@ WRONG_FILES = {
         '[server]\ndefault_model = "fats"\n' + LOCAL + '[[models]]\nname = "fast"\nroutes = [{backend = "local"}]\n',
         "server.default_model: unknown model 'fats' (did you mean 'fast'?); known: 'fast'",
     ),
+    "unknown_default_beside_an_agent": (
+        '[server]\ndefault_model = "suport"\n[backends.a]\ntype = "python"\ntarget = "support.py:agent"\n',
+        "server.default_model: unknown model 'suport' (did you mean 'support'?); known: 'support'",
+    ),
+    "default_by_a_name_that_the_profile_replaces": (
+        '[server]\nprofile = "hermes"\ndefault_model = "bot"\n[backends.a]\ntype = "python"\ntarget = "bot:agent"\n',
+        "server.default_model: unknown model 'bot'; known: 'hermes-agent'",
+    ),
     "model_name_without_agent": (
         '[server]\nmodel_name = "a"\n' + LOCAL,
         "server.model_name: names the one python agent",
