@@ -9,6 +9,8 @@ cancels answers without waiting for their last words, and gives a failed start n
 
 While draining nothing new is accepted, idle connections close, and the application has been told. When the grace is
 over the application ends each answer left with an error; what has not ended CANCEL_S later is cut.
+
+A process that an agent forks, as `multiprocessing` does, is none of this: signals end it, and it holds no connection.
 """
 
 import asyncio
@@ -19,6 +21,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any, Protocol
 
@@ -33,6 +36,7 @@ CANCEL_S = 6.0
 CLOSE_S = 15.0
 KEEP_ALIVE_S = 75
 POLL_S = 0.02
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 log = logging.getLogger("trunkline.cli")
 
@@ -81,6 +85,12 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    def fork(self) -> None:
+        """In a process that an agent has forked: a connection is closed for its client when no process has it any more."""
+        for connection in self.server_state.connections:
+            if not connection.transport.is_closing():  # else its number may be another file's by now
+                os.close(connection.transport.get_extra_info("socket").fileno())
+
 
 class Stop:
     """Whether to stop, as SIGINT and SIGTERM say it. A second one exits at once, whatever the loop is doing."""
@@ -89,6 +99,7 @@ class Stop:
         self._event = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._signalled = False
+        self._handling = False
 
     def now(self) -> None:
         self._event.set()
@@ -99,12 +110,23 @@ class Stop:
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
         """Handlers of the interpreter, not of the loop: they run also while a blocked loop runs nothing else."""
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        hold = partial(signal.pthread_sigmask, signal.SIG_BLOCK, SIGNALS)
+        os.register_at_fork(before=hold, after_in_parent=_release, after_in_child=self._fork)
+        self._handling = True
+        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         try:
             yield
         finally:
+            self._handling = False
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _fork(self) -> None:
+        """In a process that an agent has forked. A signal that came meanwhile has been held back until now, or it would be lost."""
+        if self._handling:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+        _release()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -114,6 +136,10 @@ class Stop:
             os._exit(128 + number)
         self._signalled = True
         self._loop.call_soon_threadsafe(self._event.set)
+
+
+def _release() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 async def started(lifespan: Lifespan, stop: Stop) -> bool:
@@ -145,6 +171,7 @@ async def serve_until_stopped(
     server.config.load()
     server.lifespan = server.config.lifespan_class(server.config)
     await server.startup(sockets=[listener])
+    os.register_at_fork(after_in_child=server.fork)
     async with asyncio.TaskGroup() as tasks:
         ticking = tasks.create_task(server.main_loop(), name="tick")
         announcing = tasks.create_task(_waiting_for(announce()), name="announce")

@@ -4,10 +4,13 @@ Standard output is for what was asked for, the URL line above all, and a program
 agents print goes to standard error. There a thread writes it: a pipe that nobody reads fills up after 64 KB, and
 whoever writes to it then waits, which must be neither the loop nor an agent. What does not fit in LIMIT is dropped,
 and how much is said once there is room.
+
+A process that an agent forks has this stream and not its thread: there whoever prints writes for himself.
 """
 
 import contextlib
 import io
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -29,10 +32,15 @@ class Prints(io.TextIOBase):
         self._dropped = 0
         self._writing = False
         self._closing = False
+        self._forked = False
+        os.register_at_fork(after_in_child=self._fork)
         self._thread = threading.Thread(target=self._work, name="prints", daemon=True)
         self._thread.start()
 
     def write(self, text: str) -> int:
+        if self._forked:
+            self._write_now(text)
+            return len(text)
         with self._changed:
             if self._held + len(text) > LIMIT:
                 self._dropped += len(text)
@@ -62,6 +70,16 @@ class Prints(io.TextIOBase):
             self._closing = True
             self._changed.notify()
         self._thread.join(within_s)
+
+    def _fork(self) -> None:
+        self._forked = True
+
+    def _write_now(self, text: str) -> None:
+        """In a forked process. Past the stream, too: a thread that is not here may have held its lock."""
+        data = text.encode(self.encoding, "backslashreplace")
+        with contextlib.suppress(OSError, ValueError):
+            while data:
+                data = data[os.write(self.fileno(), data) :]
 
     def _work(self) -> None:
         while text := self._next():

@@ -10,6 +10,7 @@ import gc
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -86,6 +87,7 @@ def serve(
     else:
         os.set_inheritable(options.listen_fd, False)  # not for what an agent starts
         listener = socket.socket(fileno=options.listen_fd)
+    os.register_at_fork(after_in_child=partial(_let_go, listener))
     with contextlib.closing(listener), asyncio.Runner(loop_factory=auto_loop_factory(use_subprocess=False)) as runner:
         config = runner.run(with_model_names(config, base_dir=base_dir))
         if options.config is None:
@@ -96,6 +98,12 @@ def serve(
         if runner.run(_left_behind()):
             prints.finish()
             os._exit(0)  # closing the loop would wait for them for ever
+
+
+def _let_go(listener: socket.socket) -> None:
+    """In a process that an agent has forked: it may outlive this one, and the next is to have the port."""
+    if listener.fileno() >= 0:
+        os.close(listener.fileno())
 
 
 async def _left_behind() -> bool:

@@ -1,8 +1,9 @@
 """One process for one store, by a lock on a file beside it.
 
 Sessions, slots and the running of background work live in the process; two processes that shared the rows would each
-believe that they run what the other runs. The lock is the kernel's: it goes with the process, however that ends. The
-file stays, for a file that comes and goes can be locked twice; the process in it is only for the message.
+believe that they run what the other runs. The lock is the kernel's: it goes with the process, however that ends. A
+process that this one forks does not keep it. The file stays, for a file that comes and goes can be locked twice; the
+process in it is only for the message.
 """
 
 import fcntl
@@ -10,6 +11,18 @@ import os
 from pathlib import Path
 
 from trunkline.model.errors import ConfigError, StoreError
+
+_HELD: set[int] = set()
+"""Descriptors of this process's locks."""
+
+
+def _fork() -> None:
+    for descriptor in _HELD:
+        os.close(descriptor)
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_fork)
 
 
 class FileLock:
@@ -41,6 +54,7 @@ class FileLock:
         os.truncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
         self._descriptor = descriptor
+        _HELD.add(descriptor)
         return True
 
     def holder(self) -> str:
@@ -53,6 +67,7 @@ class FileLock:
 
     def release(self) -> None:
         if self._descriptor is not None:
+            _HELD.discard(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
 
