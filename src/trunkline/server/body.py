@@ -1,7 +1,11 @@
 """Reading a request body, bounded."""
 
+from collections.abc import Sequence
+
 from starlette.types import Message, Receive, Scope
 
+from trunkline.dialects import reading
+from trunkline.dialects.reading import Object
 from trunkline.model.errors import PayloadTooLarge, RequestError
 from trunkline.server.exchange import header
 
@@ -20,6 +24,16 @@ async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int) -> byte
         pieces.append(piece)
         size += len(piece)
     raise _too_large(limit_bytes)
+
+
+async def read_members(
+    scope: Scope, receive: Receive, *, limit_bytes: int, known: Sequence[str]
+) -> tuple[bytes, Object]:
+    """The whole body and its members, for which nothing at all is as good as an empty object. Raises RequestError."""
+    body = await read_body(scope, receive, limit_bytes=limit_bytes) or b"{}"
+    source = reading.decode_body(body)
+    reading.only(source, known)
+    return body, source
 
 
 async def read_large_body(scope: Scope, receive: Receive, *, limit_bytes: int) -> bytearray:

@@ -10,12 +10,10 @@ import msgspec
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
-from trunkline.dialects import reading
-from trunkline.dialects.reading import Object
 from trunkline.model.errors import NotFound
 from trunkline.model.ids import new_id
 from trunkline.ports.stores import Store, StoredConversation, StoredItem
-from trunkline.server.body import read_body
+from trunkline.server.body import read_members
 from trunkline.server.exchange import exchange_of
 from trunkline.server.json_response import send_json
 from trunkline.server.listing import listing, one_more
@@ -36,7 +34,9 @@ class Conversations:
         self._store = store
 
     async def create(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body, source = await _read(self._runtime, scope, receive, known=("items", "metadata"))
+        body, source = await read_members(
+            scope, receive, limit_bytes=self._runtime.settings.max_body_bytes, known=("items", "metadata")
+        )
         items: Sequence[StoredItem] = ()
         if source.get("items") is not None:
             items = stored_items(source["items"], body, self._runtime, member="items", at_most=MAX_ITEMS)
@@ -52,7 +52,9 @@ class Conversations:
         await send_json(_written(await _conversation(self._store, scope)), send)
 
     async def update(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _, source = await _read(self._runtime, scope, receive, known=("metadata",))
+        _, source = await read_members(
+            scope, receive, limit_bytes=self._runtime.settings.max_body_bytes, known=("metadata",)
+        )
         conversation = msgspec.structs.replace(
             await _conversation(self._store, scope), metadata=required_metadata_of(source)
         )
@@ -77,7 +79,9 @@ class ConversationItems:
 
     async def add(self, scope: Scope, receive: Receive, send: Send) -> None:
         tenant, conversation_id = exchange_of(scope).tenant, scope["path_params"]["id"]
-        body, source = await _read(self._runtime, scope, receive, known=("items",))
+        body, source = await read_members(
+            scope, receive, limit_bytes=self._runtime.settings.max_body_bytes, known=("items",)
+        )
         items = required_items(source.get("items"), body, self._runtime, member="items", at_most=MAX_ITEMS)
         if not await self._store.add_items(tenant, conversation_id, items):
             raise _not_found(conversation_id)
@@ -103,14 +107,6 @@ class ConversationItems:
         if not await self._store.delete_item(exchange_of(scope).tenant, conversation.id, item_id):
             raise _item_not_found(item_id, conversation.id)
         await send_json(_written(conversation), send)
-
-
-async def _read(runtime: Runtime, scope: Scope, receive: Receive, *, known: Sequence[str]) -> tuple[bytes, Object]:
-    """The body, for which nothing at all is as good as an empty object."""
-    body = await read_body(scope, receive, limit_bytes=runtime.settings.max_body_bytes) or b"{}"
-    source = reading.decode_body(body)
-    reading.only(source, known)
-    return body, source
 
 
 async def _conversation(store: Store, scope: Scope) -> StoredConversation:

@@ -69,7 +69,7 @@ class RunViews:
         run = await self._state.store.load_run(tenant, response_id_of(given))
         if run is None:
             self._state.runs.forget(tenant, response_id_of(given))  # what is at hand of its log has had its time, too
-            raise not_found(given)
+            raise _not_found(given)
         return run
 
     def report(self, run: StoredRun) -> RunReport:
@@ -185,7 +185,7 @@ class RetrieveRun:
         run = await self._views.load(tenant, given)
         response = await self._store.load_response(tenant, run.id)
         if response is None:  # deleted meanwhile
-            raise not_found(given)
+            raise _not_found(given)
         await send_json(self._views.objects.whole(self._views.report(run), response.object), send)
 
 
@@ -259,7 +259,7 @@ class Approve:
             )
         except Conflict as error:
             if error.code == "approval_not_active" and await self._store.load_response(tenant, turn_id) is None:
-                raise not_found(given) from None
+                raise _not_found(given) from None
             raise
         settled = [question.call_id for question in answered]
         await send_json(self._views.objects.resolved(turn_id, choice.choice, settled), send)
@@ -273,7 +273,7 @@ def _meant(profile: Profile) -> Mapping[str, set[str]]:
     return meant
 
 
-def not_found(given: str) -> NotFound:
+def _not_found(given: str) -> NotFound:
     return NotFound(f"Run with id '{given[:200]}' not found.", code="run_not_found")
 
 

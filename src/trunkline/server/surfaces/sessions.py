@@ -17,7 +17,7 @@ from trunkline.dialects.reading import Object
 from trunkline.model.errors import InvalidParameter, NotFound
 from trunkline.model.ids import new_id
 from trunkline.ports.stores import SessionStore, StoredSession
-from trunkline.server.body import read_body
+from trunkline.server.body import read_members
 from trunkline.server.disconnect import DisconnectWatch
 from trunkline.server.exchange import exchange_of
 from trunkline.server.json_response import send_json
@@ -118,11 +118,7 @@ class SessionResources:
         await send_json(listing(items, limit=len(items)), send, spaced=self._spaced)
 
     async def _read(self, scope: Scope, receive: Receive, *, known: Sequence[str]) -> tuple[bytes, Object]:
-        """The body, for which nothing at all is as good as an empty object."""
-        body = await read_body(scope, receive, limit_bytes=self._runtime.settings.max_body_bytes) or b"{}"
-        source = reading.decode_body(body)
-        reading.only(source, known)
-        return body, source
+        return await read_members(scope, receive, limit_bytes=self._runtime.settings.max_body_bytes, known=known)
 
     async def _load(self, scope: Scope) -> StoredSession:
         session_id = scope["path_params"]["id"]

@@ -4,11 +4,10 @@ import msgspec
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
-from trunkline.dialects import reading
 from trunkline.dialects.openai_chat.stored import with_metadata
 from trunkline.model.errors import NotFound
 from trunkline.ports.stores import Store, StoredCompletion
-from trunkline.server.body import read_body
+from trunkline.server.body import read_members
 from trunkline.server.exchange import exchange_of
 from trunkline.server.json_response import send_json
 from trunkline.server.listing import Entry, listing, one_more, paged
@@ -45,9 +44,8 @@ class StoredCompletions:
         await send_json((await self._load(scope)).object, send)
 
     async def update(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_body(scope, receive, limit_bytes=self._runtime.settings.max_body_bytes)
-        source = reading.decode_body(body)
-        reading.only(source, ("metadata",))
+        limit_bytes = self._runtime.settings.max_body_bytes
+        _, source = await read_members(scope, receive, limit_bytes=limit_bytes, known=("metadata",))
         metadata = required_metadata_of(source)
         completion = await self._load(scope)
         described = with_metadata(completion.object, metadata)

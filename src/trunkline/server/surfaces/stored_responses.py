@@ -12,28 +12,31 @@ from trunkline.server.exchange import exchange_of, header
 from trunkline.server.json_response import send_json
 from trunkline.server.listing import listing, paged
 from trunkline.server.log_stream import last_event_id, stream_log
+from trunkline.server.methods import resource
 from trunkline.server.query import flag_of, integer_of, page_of, query_of
 from trunkline.server.runtime import ResponseState, Runtime
 
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-class RetrieveResponse:
-    """GET and DELETE /v1/responses/{id}."""
+class OneResponse:
+    """GET and DELETE /v1/responses/{id}. Each method is an ASGI application."""
 
     def __init__(self, runtime: Runtime, state: ResponseState) -> None:
         self._runtime = runtime
         self._state = state
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def delete(self, scope: Scope, receive: Receive, send: Send) -> None:
         tenant, response_id = exchange_of(scope).tenant, response_id_of(scope["path_params"]["id"])
-        if scope["method"] == "DELETE":
-            await self._state.runs.cancel(tenant, response_id)
-            if not await self._state.store.delete_response(tenant, response_id):
-                raise not_found(response_id)
-            self._state.runs.forget(tenant, response_id)
-            await send_json(msgspec.json.encode({"id": response_id, "object": "response", "deleted": True}), send)
-            return
+        await self._state.runs.cancel(tenant, response_id)
+        if not await self._state.store.delete_response(tenant, response_id):
+            raise _not_found(response_id)
+        self._state.runs.forget(tenant, response_id)
+        await send_json(msgspec.json.encode({"id": response_id, "object": "response", "deleted": True}), send)
+
+    async def retrieve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As it stands now; with `stream=true` its events, from any point."""
+        tenant, response_id = exchange_of(scope).tenant, response_id_of(scope["path_params"]["id"])
         query, last_id = query_of(scope), header(scope, b"last-event-id")
         streamed = flag_of(query, "stream")
         response = await self._state.store.load_response(tenant, response_id)
@@ -42,7 +45,7 @@ class RetrieveResponse:
             await send_json(unattended, send)
             return
         if response is None:
-            raise not_found(response_id)
+            raise _not_found(response_id)
         after = _resume_after(response, query, last_id, streamed=streamed)
         if streamed:
             if not await self._state.runs.has_events(tenant, response_id):
@@ -83,14 +86,14 @@ class CancelResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         tenant, response_id = exchange_of(scope).tenant, response_id_of(scope["path_params"]["id"])
-        response = await load(self._state.store, tenant, response_id)
+        response = await _load(self._state.store, tenant, response_id)
         if not response.background:
             raise RequestError(
                 f"Response '{response_id}' was not created in the background; only those can be cancelled.",
                 code="cannot_cancel",
             )
         if await self._state.runs.cancel(tenant, response_id, end=self._end):
-            response = await load(self._state.store, tenant, response_id)
+            response = await _load(self._state.store, tenant, response_id)
         await send_json(response.object, send)
 
 
@@ -101,26 +104,27 @@ class ListInputItems:
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await load(self._state.store, exchange_of(scope).tenant, response_id_of(scope["path_params"]["id"]))
+        response = await _load(self._state.store, exchange_of(scope).tenant, response_id_of(scope["path_params"]["id"]))
         page = page_of(scope)
         items = [stored_item(bytes(item)) for item in _ITEMS.decode(response.input)]
         await send_json(listing(paged(items, page), limit=page.limit), send)
 
 
-async def load(store: Store, tenant: str, response_id: str) -> StoredResponse:
+async def _load(store: Store, tenant: str, response_id: str) -> StoredResponse:
     response = await store.load_response(tenant, response_id)
     if response is None:
-        raise not_found(response_id)
+        raise _not_found(response_id)
     return response
 
 
-def not_found(response_id: str) -> NotFound:
+def _not_found(response_id: str) -> NotFound:
     return NotFound(f"Response with id '{response_id[:200]}' not found.", code="response_not_found")
 
 
 def routes(runtime: Runtime, state: ResponseState) -> list[BaseRoute]:
+    one = OneResponse(runtime, state)
     return [
-        Route("/v1/responses/{id}", RetrieveResponse(runtime, state), methods=["GET", "DELETE"]),
+        resource("/v1/responses/{id}", {"GET": one.retrieve, "DELETE": one.delete}),
         Route("/v1/responses/{id}/cancel", CancelResponse(runtime, state), methods=["POST"]),
         Route("/v1/responses/{id}/input_items", ListInputItems(state), methods=["GET"]),
     ]
