@@ -116,8 +116,15 @@ class Creation:
 
     async def unused(self, request: Request, model: str, exchange: Exchange) -> tuple[str, ...]:
         """What of a request that was taken on before is ignored."""
-        call = Call(
-            request=msgspec.structs.replace(request, model=model),
+        call = self.unprepared(msgspec.structs.replace(request, model=model), exchange)
+        with contextlib.suppress(TrunklineError):  # it would be refused by now
+            return await self._runtime.gateway.check(call)
+        return ()
+
+    def unprepared(self, request: Request, exchange: Exchange, *, memory_key: str | None = None) -> Call:
+        """A call for what another call answers, or has answered: without an id and a time of its own, and without its history."""
+        return Call(
+            request=request,
             body=None,
             dialect=self._codec.name,
             turn_id="",
@@ -125,10 +132,8 @@ class Creation:
             request_id=exchange.request_id,
             tenant=exchange.tenant,
             outcome=exchange.outcome,
+            memory_key=memory_key,
         )
-        with contextlib.suppress(TrunklineError):  # it would be refused by now
-            return await self._runtime.gateway.check(call)
-        return ()
 
     @contextlib.contextmanager
     def retrievable(self, call: Call) -> Iterator[Callable[[], None]]:

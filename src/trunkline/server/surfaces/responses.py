@@ -103,24 +103,18 @@ class CreateResponse:
 
                 return Work(msgspec.structs.replace(call, outcome=outcome), keep, turn.pop_all())
 
-        runtime = self._runtime
-        asking = Call(
-            request=asked.request,
-            body=None,
-            dialect=self._codec.name,
-            turn_id="",
-            created_at=0,
-            request_id=exchange.request_id,
-            tenant=exchange.tenant,
-            outcome=exchange.outcome,
-            memory_key=asked.session.memory_key,
-        )
-
         def answerer(now: Callable[[], float]) -> Answerer:
             return self._answerer_for(self._codec.at(now))
 
         await answer_once(
-            runtime, key, asking, prepare, exchange=exchange, receive=receive, send=send, answerer=answerer
+            self._runtime,
+            key,
+            self._creation.unprepared(asked.request, exchange, memory_key=asked.session.memory_key),
+            prepare,
+            exchange=exchange,
+            receive=receive,
+            send=send,
+            answerer=answerer,
         )
 
     async def _in_background(self, asked: Asked, exchange: Exchange, receive: Receive, send: Send) -> None:
