@@ -4,7 +4,7 @@ from trunkline.config.schema import ServerSettings
 
 
 class Privilege:
-    """Asks a tenant's name."""
+    """Knows them by the name of their tenant."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._admins = frozenset(key.name for key in settings.keys if key.admin)

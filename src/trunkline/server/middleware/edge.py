@@ -89,10 +89,8 @@ class Edge:
                 message["type"] = f"websocket.{message['type']}"  # refused before it became one
             await send(message)
 
-        if self._loop is None:
-            self._loop = (
-                asyncio.get_running_loop()
-            )  # a system call up to Python 3.11, so made once and not with each request
+        if self._loop is None:  # up to Python 3.11 it is a system call, so made once and not with each request
+            self._loop = asyncio.get_running_loop()
         task = asyncio.current_task(self._loop)
         if task is not None:
             self._state.in_flight.add(task)

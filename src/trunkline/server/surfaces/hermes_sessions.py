@@ -122,10 +122,8 @@ class HermesSessions:
         if stored is None:
             raise _not_found(session_id)
         items: list[Item] = []
-        for start in range(
-            0, len(stored), SLICE
-        ):  # a long history is read in slices, between which others get their turn
-            await asyncio.sleep(0)
+        for start in range(0, len(stored), SLICE):
+            await asyncio.sleep(0)  # others get their turn while a long history is read
             items += items_from_stored([item.data for item in stored[start : start + SLICE]])
         data = [stored_message(session_id, one) for one in messages_of(items)]
         await send_json(

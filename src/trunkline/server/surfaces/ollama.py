@@ -32,7 +32,6 @@ from trunkline.model.ids import new_id
 from trunkline.model.request import Request
 from trunkline.ports.backend import Capabilities, ModelFile, ModelInfo
 from trunkline.ports.operations import Operation, OperationRequest
-from trunkline.routing.router import Described
 from trunkline.server.answering import Answerer, outcome_headers
 from trunkline.server.body import read_body
 from trunkline.server.cache_header import cache_choice_of
@@ -204,7 +203,7 @@ class Show:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(scope, receive, limit_bytes=self._runtime.settings.max_body_bytes)
-        described: Described = await self._runtime.router.describe(listings.decode_show(body))
+        described = await self._runtime.router.describe(listings.decode_show(body))
         card = card_of(described.info, described.endpoint.backend.capabilities)
         await send_json(listings.write_show(card), send)
 
