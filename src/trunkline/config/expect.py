@@ -34,10 +34,12 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Something wrong with a document: at which key, and a sentence about it."""
+    """Something wrong with a document: at which key, and a sentence about it. `unknown`: the name of a setting that its table
+    has not, for whoever knows the other tables."""
 
     key: str
     message: str
+    unknown: str | None = None
 
 
 def join(path: str, key: str) -> str:
@@ -156,12 +158,27 @@ def _scalar_fits(value: object, expected: inspect.Type) -> bool:
 
 
 def _mismatch(value: object, expected: inspect.Type, *, path: str, secret: bool = False) -> Problem:
-    hint = ""
-    if isinstance(value, str) and isinstance(expected, inspect.VarTupleType) and not secret:
-        hint = f" (did you mean [{value!r}]?)"
-    elif isinstance(value, str) and isinstance(expected, inspect.IntType | inspect.FloatType | inspect.BoolType):
+    if isinstance(value, str) and isinstance(expected, inspect.IntType | inspect.FloatType | inspect.BoolType):
         return Problem(path, f"expected {phrase(expected)}, got the string {seen(value)}")
+    meant = None if secret else _meant(value, expected, path=path)
+    hint = f" (did you mean {meant}?)" if meant else ""
     return Problem(path, f"expected {phrase(expected)}, got {seen(value, secret=secret)}{hint}")
+
+
+def _meant(value: object, expected: inspect.Type, *, path: str) -> str | None:
+    """The same value, as the file would have it there."""
+    match expected, value:
+        case inspect.VarTupleType(item_type=inspect.StrType()), str():
+            return f"[{value!r}]"
+        case inspect.VarTupleType(item_type=inspect.StructType()), dict() if "[" not in path:
+            return f"[[{path}]]"
+        case inspect.DictType(), list():
+            return f"[{path}.NAME]"
+        case inspect.StructType(fields=fields), str():
+            required = [field.encode_name for field in fields if field.required]
+            return f"{{ {required[0]} = {value!r} }}" if len(required) == 1 else None
+        case _:
+            return None
 
 
 def _in_list(value: object, expected: inspect.VarTupleType, *, path: str, secret: bool) -> Iterator[Problem]:
@@ -184,10 +201,10 @@ def _in_union(value: object, expected: inspect.UnionType, *, path: str, secret: 
 
 def _in_tagged(value: object, kinds: list[inspect.Type], *, path: str) -> Iterator[Problem]:
     """A table whose `type` says which of several it is."""
-    if not isinstance(value, dict):
-        yield Problem(path, f"expected a table, got {seen(value)}")
-        return
     tables = {str(kind.tag): kind for kind in kinds if isinstance(kind, inspect.StructType)}
+    if not isinstance(value, dict):
+        yield Problem(path, f"expected a table whose type is one of {quoted(sorted(tables))}, got {seen(value)}")
+        return
     tag = value.get("type")
     if "type" not in value:
         yield Problem(join(path, "type"), f"missing; it is one of {quoted(sorted(tables))}")
@@ -206,7 +223,7 @@ def _in_struct(value: object, expected: inspect.StructType, *, path: str) -> Ite
     fields = {field.encode_name: field for field in expected.fields}
     for key in value:
         if key not in fields and key != expected.tag_field:
-            yield Problem(join(path, key), unknown(key, fields, what="setting"))
+            yield Problem(join(path, key), unknown(key, fields, what="setting"), unknown=key)
     for key, field in fields.items():
         if key in value:
             yield from problems(value[key], field.type, path=join(path, key), secret=key in SECRET_KEYS)

@@ -7,22 +7,46 @@ agents and models are found when the backends are made.
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import msgspec
+from msgspec.structs import fields
 
 from trunkline.config.checks import inconsistencies
 from trunkline.config.environment import OVERRIDES, Override
 from trunkline.config.expect import Document, Problem, problems
 from trunkline.config.profiles import PROFILES
-from trunkline.config.schema import Config
+from trunkline.config.schema import Backend, BackendSettings, Config, ModelSettings
 from trunkline.config.secrets import InterpolationError, interpolate
 from trunkline.model.errors import ConfigError
 
 MAX_SHOWN = 20
 CONFIG_TYPE = msgspec.inspect.type_info(Config)
+
+
+def _tables_with() -> Mapping[str, Sequence[str]]:
+    """Of each setting, the tables that have it."""
+    shared = BackendSettings.__struct_fields__
+    tables: list[tuple[str, Iterable[str]]] = [
+        (f"[{field.name}]", field.default.__struct_fields__)
+        for field in fields(Config)
+        if isinstance(field.default, msgspec.Struct)
+    ]
+    tables += [("[backends.NAME]", shared), ("[[models]]", ModelSettings.__struct_fields__)]
+    for kind in get_args(Backend):
+        own = [name for name in kind.__struct_fields__ if name not in shared]
+        tables.append((f"[backends.NAME] of type {kind.__struct_config__.tag!r}", own))
+    found: dict[str, list[str]] = {}
+    for table, settings in tables:
+        for name in settings:
+            found.setdefault(name, []).append(table)
+    return found
+
+
+TABLES_WITH = _tables_with()
 
 
 class _Source(msgspec.Struct, frozen=True):
@@ -75,13 +99,22 @@ def build_config(
     """Makes a Config of a document whose strings are final. Raises ConfigError."""
     merged, origins = _overlaid(document, environ=environ, flags=flags or {})
     source = _Source(file, origins)
-    source.refuse(problems(merged, CONFIG_TYPE))
+    source.refuse(map(_with_its_tables, problems(merged, CONFIG_TYPE)))
     try:
         config = msgspec.convert(merged, Config)
     except msgspec.ValidationError as error:  # a rule of the schema that the walk does not know yet
         raise ConfigError(str(error), file=file) from error
     source.refuse(inconsistencies(config))
     return config
+
+
+def _with_its_tables(problem: Problem) -> Problem:
+    """The problem; of a setting in the wrong table also which has it."""
+    tables = TABLES_WITH.get(problem.unknown or "", ())
+    if not tables:
+        return problem
+    have = "have" if len(tables) > 1 else "has"
+    return Problem(problem.key, f"{problem.message}; {' and '.join(tables)} {have} {problem.unknown!r}")
 
 
 def _parse(path: Path, *, file: str) -> Document:

@@ -187,7 +187,10 @@ WRONG_FILES = {
         ),
     ),
     "type_is_no_string": ("[backends.a]\ntype = 1\n", "backends.a.type: expected one of 'embedded', 'http'"),
-    "backend_is_no_table": ('backends = { a = "http" }\n', "backends.a: expected a table, got 'http'"),
+    "backend_is_no_table": (
+        'backends = { a = "http" }\n',
+        "backends.a: expected a table whose type is one of 'embedded', 'http', 'python', 'scripted', got 'http'",
+    ),
     "backends_are_no_table": ("backends = 3\n", "backends: expected a table, got 3"),
     "quoted_name_in_the_path": (
         '[backends."a b"]\ntype = "scripted"\n',
@@ -195,7 +198,39 @@ WRONG_FILES = {
     ),
     "setting_of_another_type": (
         '[backends.a]\ntype = "scripted"\ntarget = "x:y"\n',
-        "backends.a.target: unknown setting 'target'",
+        "; [backends.NAME] of type 'python' has 'target'",
+    ),
+    "setting_of_the_server_at_the_top": (
+        'api_keys = ["k"]\n' + LOCAL,
+        "api_keys: unknown setting 'api_keys'; known: 'backends'",
+    ),
+    "setting_of_the_server_below_a_backend": (
+        '[backends.a]\ntype = "python"\ntarget = "a:b"\napi_keys = ["k"]\n',
+        "'timeout_s'; [server] has 'api_keys'",
+    ),
+    "setting_of_a_backend_below_another_table": (
+        LOCAL + '[runs]\non_lost = "restart"\n',
+        "runs.on_lost: unknown setting 'on_lost'; known: 'keep_s', 'max_runs'; [backends.NAME] has 'on_lost'",
+    ),
+    "setting_of_two_other_tables": (
+        LOCAL + "[store]\nttl_s = 5\n",
+        "known: 'max_age_s', 'max_responses', 'max_sessions', 'url'; [cache] and [idempotency] have 'ttl_s'",
+    ),
+    "table_for_a_list_of_tables": (
+        LOCAL + '[models.fast]\nroutes = ["local"]\n',
+        "models: expected a list, each a table, got a table (did you mean [[models]]?)",
+    ),
+    "list_of_tables_for_tables_with_names": (
+        '[[backends]]\ntype = "scripted"\n',
+        "backends: expected a table, got a list (did you mean [backends.NAME]?)",
+    ),
+    "name_for_a_table_of_little_more": (
+        LOCAL + '[[models]]\nname = "a"\nroutes = ["local"]\n',
+        "models[0].routes[0]: expected a table, got 'local' (did you mean { backend = 'local' }?)",
+    ),
+    "target_for_a_backend": (
+        '[backends]\na = "bot.py:agent"\n',
+        "backends.a: expected a table whose type is one of 'embedded', 'http', 'python', 'scripted', got 'bot.py:agent'",
     ),
     "missing_key": (
         '[backends.a]\ntype = "http"\n',
