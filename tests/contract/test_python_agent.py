@@ -749,6 +749,14 @@ async def test_many_sync_agents_run_side_by_side() -> None:
     await backend.close()
 
 
+def test_a_backend_answers_on_one_loop_after_another() -> None:
+    async def answered() -> str:
+        return text_in(await events_of(backend, request_of("there")))
+
+    backend = asyncio.run(started(generator))
+    assert [asyncio.run(answered()), asyncio.run(answered())] == ["hi there", "hi there"]
+
+
 async def test_an_answer_dropped_without_closing_ends_its_agent() -> None:
     closed = asyncio.Event()
 

@@ -14,6 +14,7 @@ import pytest
 
 from trunkline.agent import AudioPart, FilePart, ImagePart, Usage
 from trunkline.backends.callable import PythonBackend
+from trunkline.backends.callable.channel import LIMIT
 from trunkline.config.schema import PythonSettings
 from trunkline.model import events as ev
 from trunkline.model.errors import AgentError, AgentIncomplete, InvalidParameter, TrunklineError
@@ -33,6 +34,7 @@ from trunkline.testing.answers import (
 
 SETUP = BackendSetup(name="bot", base_dir=Path(), clock=PinnedClock(), entropy=CountingEntropy())
 OnStream = Callable[[Any], Awaitable[None]]
+DEADLINE_S = 10.0
 
 
 async def started(agent: object, **settings: object) -> PythonBackend:
@@ -370,6 +372,35 @@ async def test_what_comes_after_the_end_is_dropped_and_logged_once(caplog: pytes
     assert [record.message for record in caplog.records] == [
         "agent spoke after its end: agent=bot request_id=req_1; ignored"
     ]
+
+
+async def test_a_thread_that_goes_on_speaking_after_the_answer_is_let_go_when_nobody_reads_it() -> None:
+    """It waits for room while the reader is behind; the answer's end does not make any, its reader's leaving does."""
+    talking: list[threading.Thread] = []
+
+    class Agent:
+        def run_conversation(self, user_message: str, stream_delta_callback: Callable[[str], object]) -> str:
+            full = threading.Event()
+
+            def talk() -> None:
+                for index in range(2 * LIMIT):
+                    if index == LIMIT:
+                        full.set()
+                    stream_delta_callback("word ")
+
+            talking.append(threading.Thread(target=talk, daemon=True))
+            talking[0].start()
+            full.wait()
+            return "done"
+
+    backend = await started(Agent())
+    batches = batches_of(backend, request_of("x"))
+    await anext(batches)
+    await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name() == "agent-turn_1"])
+    await batches.aclose()
+    await asyncio.to_thread(talking[0].join, DEADLINE_S)
+    assert not talking[0].is_alive()
+    await backend.close()
 
 
 # run_conversation

@@ -130,8 +130,9 @@ class PythonBackend:
     async def open(self, request: Request, context: Context) -> AsyncIterator[EventBatch]:
         if self._form is None or self._closed:
             raise BackendUnavailable(f"agent {self._name!r} is {'shutting down' if self._closed else 'not started'}")
-        if self._doorbell is None:
-            self._doorbell = Doorbell(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        if self._doorbell is None or self._doorbell.loop is not loop:
+            self._doorbell = Doorbell(loop)
         run = self._run(self._form, request, context, Channel(clock=context.clock, doorbell=self._doorbell))
         task = asyncio.create_task(run.drive(), name=f"agent-{context.turn_id}")
         self._running[task] = run
@@ -142,6 +143,7 @@ class PythonBackend:
         finally:
             if not task.done():
                 await self._stop(task, run)
+            run.channel.close()  # a thread of the agent's own may still speak, and wait for room
 
     def _run(self, form: Form, request: Request, context: Context, channel: Channel) -> Run:
         settings = self._settings
