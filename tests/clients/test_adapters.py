@@ -28,6 +28,7 @@ script = "script.toml"
 models = ["scripted", "gpt-5-mini"]
 """
 HELLO = ["Good ", "morning.", {"used": [1, 2]}]
+SAID = ["Good ", "morning.", {"used": [5, 2]}]
 LIMIT = ["AgentIncomplete", "agent_incomplete"]
 UNREADABLE = ["AgentError", "unsupported_content_type"]
 OSLO = [["weather", "call_3", {"city": "Oslo"}], ["call_3", "sunny in Oslo", False]]
@@ -89,6 +90,33 @@ BY_FRAMEWORK: dict[str, dict[str, Any]] = {
         "asked": ["Which city?"],
         "answered": ["Paris it is."],
         "nested": [*OSLO, "Snow.", {"used": [5, 1]}],
+        "whole state": ["Seen."],
+        "overwritten": ["Forgotten."],
+        "workflows": {
+            "text": ["You said: hello"],
+            "message": ["A message."],
+            "messages": ["A message, ", "a tuple, ", "a mapping."],
+            "state": ["In a state."],
+            "mapping": ['{"city":"Paris"}'],
+            "model": ['{"name":"Ada"}'],
+            "nothing": [],
+            "its model's": SAID,
+            "its model's text": SAID,
+            "more": [*SAID[:-1], " (a greeting)", SAID[-1]],
+            "other words": [*SAID[:-1], "\n\nIn short: 13 letters.", SAID[-1]],
+            "loop": [
+                ["weather", "call_8", {"city": "Lima"}],
+                ["call_8", "sunny in Lima", False],
+                "Fog.",
+                {"used": [15, 1]},
+            ],
+            "asked": ["Which city?"],
+            "answered": ["Paris it is."],
+            "remembering 0": ["one two three"],
+            "remembering 1": ["one two three one two three four"],
+            "counting 0": ["3"],
+            "counting 1": ["4"],
+        },
         "warned": [],
         "warned later": [
             (

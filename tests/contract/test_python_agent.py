@@ -822,6 +822,10 @@ class Uncallable:
             "is Compiled of langgraph: from trunkline.adapters.langgraph import as_agent; agent = as_agent(...)",
         ),
         (
+            type("Pregel", (), {"__module__": "langgraph.pregel.main"})(),
+            "is Pregel of langgraph: from trunkline.adapters.langgraph import as_agent; agent = as_agent(...)",
+        ),
+        (
             type("StateGraph", (), {"__module__": "langgraph.graph.state"})(),
             "is StateGraph of langgraph: from trunkline.adapters.langgraph import as_agent; agent = as_agent(graph.compile())",
         ),

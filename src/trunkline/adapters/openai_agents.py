@@ -10,7 +10,6 @@ from contextlib import aclosing
 from functools import partial
 from typing import cast
 
-import msgspec
 from agents import (
     Agent,
     InputGuardrailTripwireTriggered,
@@ -29,6 +28,7 @@ from agents import Usage as TheirUsage
 
 from trunkline.adapters.attachments import unreadable
 from trunkline.adapters.given import wrong_agent
+from trunkline.adapters.written import as_text
 from trunkline.agent import (
     Attachment,
     AudioPart,
@@ -142,7 +142,7 @@ class _Answer:
                 case ToolCallOutputItem(call_id=call_id, output=output) if call_id in self._running:
                     self._running.remove(call_id)  # some models use an id again
                     self._said = False
-                    yield ToolFinished(call_id, _text(output))
+                    yield ToolFinished(call_id, as_text(output))
 
     def _called(self, call: ToolCallItem) -> Iterator[Output]:
         call_id, kind = call.call_id, _field(call.raw_item, "type")
@@ -159,17 +159,12 @@ class _Answer:
     def final(self, output: object) -> Iterator[Output]:
         """The final output where it has not been streamed: what a tool gave that ends the run."""
         if not self._said and output is not None:
-            yield _text(output)
+            yield as_text(output)
 
 
 def _field(item: object, name: str) -> str:
     found = item.get(name) if isinstance(item, dict) else getattr(item, name, None)
     return found if isinstance(found, str) else ""
-
-
-def _text(output: object) -> str:
-    """A text as it is, anything else as JSON; what JSON cannot say, as Python would print it."""
-    return output if isinstance(output, str) else msgspec.json.encode(output, enc_hook=str).decode()
 
 
 def _usage(counted: TheirUsage) -> Usage:

@@ -8,7 +8,6 @@ import base64
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeAlias
 
-import msgspec
 from pydantic_ai import (
     AgentRunResultEvent,
     AgentStreamEvent,
@@ -43,6 +42,7 @@ from pydantic_ai.capabilities import HandleDeferredToolCalls
 
 from trunkline.adapters.attachments import unreadable
 from trunkline.adapters.given import wrong_agent
+from trunkline.adapters.written import as_text
 from trunkline.agent import (
     Attachment,
     AudioPart,
@@ -138,18 +138,10 @@ class _Answer:
                 self._streamed = tool_name is None
             case AgentRunResultEvent(result=result):
                 if not self._streamed:
-                    yield _text(result.output)
+                    yield as_text(result.output)
                 yield _usage(result.usage)
             case _:  # what the model is sent, and what it is still making up
                 pass
-
-
-def _text(output: object) -> str:
-    """A text as it is, anything else as JSON. Models of pydantic write themselves."""
-    if isinstance(output, str):
-        return output
-    write: Callable[[], str] | None = getattr(output, "model_dump_json", None)
-    return write() if write is not None else msgspec.json.encode(output, enc_hook=str).decode()
 
 
 def _usage(counted: RunUsage) -> Usage:

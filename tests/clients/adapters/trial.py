@@ -17,6 +17,15 @@ from trunkline.model.errors import TrunklineError
 
 Agent = Callable[[Turn], AsyncIterator[Output]]
 PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+CALLED: list[ChatMessage] = [
+    {"role": "user", "content": "one"},
+    {
+        "role": "assistant",
+        "content": "two",
+        "tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}],
+    },
+    {"role": "tool", "tool_call_id": "call_1", "content": "three"},
+]
 
 
 def weather(city: str) -> str:
@@ -40,7 +49,7 @@ def langgraph() -> dict[str, Agent]:
     from langchain_openai import ChatOpenAI
     from langgraph.checkpoint.memory import InMemorySaver
     from langgraph.graph import START, MessagesState, StateGraph
-    from langgraph.types import interrupt
+    from langgraph.types import Overwrite, interrupt
 
     from trunkline.adapters.langgraph import as_agent
 
@@ -51,6 +60,12 @@ def langgraph() -> dict[str, Agent]:
     def ask(state: Any) -> Any:
         return {"messages": [("ai", f"{interrupt('Which city?')} it is.")]}
 
+    def whole(state: Any) -> Any:
+        return {"messages": [*state["messages"], ("ai", "Seen.")]}
+
+    def overwrite(state: Any) -> Any:
+        return {"messages": Overwrite([("ai", "Forgotten.")])}
+
     asking = StateGraph(MessagesState).add_node(ask).add_edge(START, "ask").compile(checkpointer=InMemorySaver())
     inner = create_agent(model, [weather])
     nested = StateGraph(MessagesState).add_node("inner", inner).add_edge(START, "inner").compile()
@@ -60,7 +75,111 @@ def langgraph() -> dict[str, Agent]:
         "asking": as_agent(asking),
         "nested": as_agent(nested),
         "forgetful": as_agent(asking.copy({"checkpointer": None})),
+        "whole state": as_agent(StateGraph(MessagesState).add_node(whole).add_edge(START, "whole").compile()),
+        "overwritten": as_agent(StateGraph(MessagesState).add_node(overwrite).add_edge(START, "overwrite").compile()),
     }
+
+
+def workflows() -> dict[str, Agent]:
+    """Of LangGraph's functional API, by what they return."""
+    from langchain_core.messages import AIMessage, ToolMessage
+    from langchain_openai import ChatOpenAI
+    from langgraph.checkpoint.memory import InMemorySaver
+    from langgraph.func import entrypoint, task
+    from langgraph.graph.message import add_messages
+    from langgraph.types import interrupt
+    from pydantic import BaseModel
+
+    from trunkline.adapters.langgraph import as_agent
+
+    model = ChatOpenAI(model="scripted", stream_usage=True, max_retries=0)
+
+    class Person(BaseModel):
+        name: str
+
+    @task  # type: ignore[untyped-decorator]
+    async def ask(messages: Any) -> Any:
+        return await model.bind_tools([weather]).ainvoke(messages)
+
+    @task  # type: ignore[untyped-decorator]
+    async def look(call: Any) -> Any:
+        return ToolMessage(weather(**call["args"]), tool_call_id=call["id"])
+
+    @entrypoint()  # type: ignore[untyped-decorator]
+    async def loop(given: Any) -> Any:
+        messages = given["messages"]
+        while True:
+            message = await ask(messages)
+            messages = add_messages(messages, [message])
+            if not message.tool_calls:
+                return messages
+            messages = add_messages(messages, [await look(call) for call in message.tool_calls])
+
+    def returns(make: Callable[[Any], Any], **options: Any) -> Agent:
+        async def workflow(given: Any) -> Any:
+            made = make(given["messages"])
+            return await made if hasattr(made, "__await__") else made
+
+        return as_agent(entrypoint(**options)(workflow))
+
+    async def text(messages: Any) -> str:
+        return str((await ask(messages)).text)
+
+    async def cited(messages: Any) -> str:
+        return f"{await text(messages)} (a greeting)"
+
+    async def summary(messages: Any) -> str:
+        return f"In short: {len(await text(messages))} letters."
+
+    async def asks(messages: Any) -> str:
+        return f"{interrupt('Which city?')} it is."
+
+    def remembers(given: Any, *, previous: Any = None) -> Any:
+        messages = add_messages(previous or [], given["messages"])
+        return add_messages(messages, AIMessage(" ".join(message.text for message in messages)))
+
+    def counts(given: Any, *, previous: int | None = None) -> Any:
+        count = (previous or 0) + len(given["messages"])
+        return entrypoint.final(value=str(count), save=count)
+
+    return {
+        "text": returns(lambda messages: f"You said: {messages[-1].text}"),
+        "message": returns(lambda messages: AIMessage("A message.")),
+        "messages": returns(
+            lambda messages: [*messages, AIMessage("A message, "), ("ai", "a tuple, "), chat_message()]
+        ),
+        "state": returns(lambda messages: {"messages": [*messages, AIMessage("In a state.")]}),
+        "mapping": returns(lambda messages: {"city": "Paris"}),
+        "model": returns(lambda messages: Person(name="Ada")),
+        "nothing": returns(lambda messages: None),
+        "its model's": returns(ask),
+        "its model's text": returns(text),
+        "more": returns(cited),
+        "other words": returns(summary),
+        "loop": as_agent(loop),
+        "asking": returns(asks, checkpointer=InMemorySaver()),
+        "remembering": as_agent(entrypoint(checkpointer=InMemorySaver())(remembers)),
+        "counting": as_agent(entrypoint(checkpointer=InMemorySaver())(counts)),
+    }
+
+
+def chat_message() -> dict[str, str]:
+    return {"role": "assistant", "content": "a mapping."}
+
+
+async def workflows_said() -> dict[str, object]:
+    agents = workflows()
+    seen: dict[str, object] = {}
+    past: list[ChatMessage] = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
+    for name in agents.keys() - {"loop", "asking", "remembering", "counting"}:
+        seen[name] = await said(agents[name], turn("hello", history=past, instructions="Be kind."))
+    seen["loop"] = await said(agents["loop"], turn("look it up", history=CALLED))
+    seen["asked"] = await said(agents["asking"], turn("hi", session_id="s"))
+    seen["answered"] = await said(agents["asking"], turn("Paris", session_id="s"))
+    for name in ("remembering", "counting"):
+        for number, text in enumerate(("three", "four")):
+            seen[f"{name} {number}"] = await said(agents[name], turn(text, session_id="s", history=past))
+    return seen
 
 
 def openai_agents() -> dict[str, Agent]:
@@ -256,6 +375,9 @@ async def main(framework: str, base_url: str) -> None:
             await said(agents["forgetful"], turn("hi", session_id="s"))
             seen["warned later"] = lines
         seen["nested"] = await said(agents["nested"], turn("weather"))
+        seen["whole state"] = await said(agents["whole state"], turn("hello", history=CALLED))
+        seen["overwritten"] = await said(agents["overwritten"], turn("hello", history=CALLED))
+        seen["workflows"] = await workflows_said()
     else:
         seen["broken"] = await said(plain, turn("broken tool"))
         seen["approved"] = await said(plain, turn("close it", ask=lambda *asked: "once"))

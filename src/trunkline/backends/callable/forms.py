@@ -20,6 +20,7 @@ _WANTED = (
 )
 _ADAPTED = {
     ("langgraph.", "CompiledStateGraph"): ("langgraph", "langgraph", "..."),
+    ("langgraph.", "Pregel"): ("langgraph", "langgraph", "..."),
     ("langgraph.", "StateGraph"): ("langgraph", "langgraph", "graph.compile()"),
     ("agents.agent.", "Agent"): ("openai-agents", "openai_agents", "..."),
     ("pydantic_ai.", "Agent"): ("pydantic-ai", "pydantic_ai", "..."),
