@@ -26,11 +26,11 @@ PUBLIC: dict[str, str] = {
         AgentError AgentIncomplete AuthenticationError BackendError BackendProtocolError BackendRateLimited
         BackendRejected BackendTimeout BackendUnavailable ConfigError Conflict ErrorInfo InternalError InvalidParameter Level
         MethodNotAllowed ModelNotFound NotFound PayloadTooLarge PermissionDenied RateLimited RequestError StoreError
-        TrunklineError TurnFailure UnsupportedMediaType UnsupportedParameter""",
+        TrunklineError TurnFailure UnsupportedMediaType UnsupportedParameter shutting_down""",
     "trunkline.model.events": """
         AnnotationAdded ApprovalRequested ApprovalResolved ArgumentsDelta CONTENT ChoiceDone Delta Event Extension
-        FinishReason IncompleteReason ItemDone ItemKind ItemStarted OWN ReasoningDelta RefusalDelta SummaryDelta TERMINALS Terminal
-        TextDelta TokensDelta ToolProgress TurnCancelled TurnCompleted TurnFailed TurnIncomplete TurnStarted
+        FinishReason IncompleteReason ItemDone ItemKind ItemStarted OWN PIECES ReasoningDelta RefusalDelta SummaryDelta TERMINALS
+        Terminal TextDelta TokensDelta ToolProgress TurnCancelled TurnCompleted TurnFailed TurnIncomplete TurnStarted
         UsageReported""",
     "trunkline.model.grammar": "DELTAS Grammar LIMITS WHOLE",
     "trunkline.model.ids": "Entropy ID_BYTES item_id new_id",

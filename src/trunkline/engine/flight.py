@@ -18,7 +18,7 @@ from typing import Protocol
 from trunkline.engine.answer_size import AnswerSize
 from trunkline.engine.turn_record import Recorder
 from trunkline.model import events as ev
-from trunkline.model.errors import BackendUnavailable, TrunklineError
+from trunkline.model.errors import TrunklineError, shutting_down
 from trunkline.ports.backend import EventBatch, RelayBatch
 from trunkline.telemetry.outcome import Outcome
 
@@ -118,7 +118,7 @@ class Flight:
         while not ready():
             if self._over:
                 if self.task.cancelled():
-                    raise BackendUnavailable("the server is shutting down", code="server_shutting_down")
+                    raise shutting_down()
                 if self._failure is not None:
                     raise self._failure.again()
                 await self.task

@@ -42,6 +42,7 @@ from trunkline.model.errors import (
     RequestError,
     StoreError,
     TrunklineError,
+    shutting_down,
 )
 from trunkline.ports.runtime import Clock
 from trunkline.ports.stores import LoggedEvent, Store, StoredRun
@@ -214,7 +215,7 @@ class Runs:
             emitter=self._codec.emitter(call.request),
         )
         if self._draining:
-            raise BackendUnavailable("the server is shutting down", code="server_shutting_down")
+            raise shutting_down()
         self._room.check(call.tenant, run.held_bytes)
         emitted = run.emitter.queued(_started(call))
         snapshot = response_in(emitted[-1][1])

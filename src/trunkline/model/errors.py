@@ -226,6 +226,11 @@ class BackendUnavailable(BackendError):
     default_code = "backend_unavailable"
 
 
+def shutting_down() -> BackendUnavailable:
+    """This server leaves: what is new is refused, what its time to finish did not suffice for is cut."""
+    return BackendUnavailable("the server is shutting down", code="server_shutting_down")
+
+
 class BackendTimeout(BackendError):
     status = 504
     type = "timeout_error"

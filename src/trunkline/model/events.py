@@ -189,6 +189,8 @@ Event = (
     | TurnCancelled
 )
 
+PIECES = (TextDelta, ReasoningDelta, SummaryDelta, RefusalDelta, ArgumentsDelta, TokensDelta, AnnotationAdded)
+"""Events that add to an open item."""
 TERMINALS = (TurnCompleted, TurnIncomplete, TurnFailed, TurnCancelled)
 CONTENT = (TextDelta, ReasoningDelta, SummaryDelta, RefusalDelta, ArgumentsDelta, ToolProgress, ApprovalRequested)
 """Events a client can see as content: after the first of them a turn can no longer move to another backend."""

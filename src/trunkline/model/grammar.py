@@ -137,18 +137,7 @@ class Grammar:
         ev.TurnIncomplete: _incomplete,
         ev.TurnFailed: _cut,
         ev.TurnCancelled: _cut,
-        **dict.fromkeys(
-            (
-                ev.TextDelta,
-                ev.ReasoningDelta,
-                ev.SummaryDelta,
-                ev.RefusalDelta,
-                ev.ArgumentsDelta,
-                ev.TokensDelta,
-                ev.AnnotationAdded,
-            ),
-            _delta,
-        ),
+        **dict.fromkeys(ev.PIECES, _delta),
         **dict.fromkeys((ev.ToolProgress, ev.UsageReported, ev.ApprovalRequested, ev.ApprovalResolved), _anytime),
     }
 

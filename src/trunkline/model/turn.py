@@ -314,18 +314,7 @@ class Fold:
         ev.ChoiceDone: _choice_done,
         ev.UsageReported: _usage_reported,
         ev.Extension: _extension,
-        **dict.fromkeys(
-            (
-                ev.TextDelta,
-                ev.ReasoningDelta,
-                ev.SummaryDelta,
-                ev.RefusalDelta,
-                ev.ArgumentsDelta,
-                ev.TokensDelta,
-                ev.AnnotationAdded,
-            ),
-            _delta,
-        ),
+        **dict.fromkeys(ev.PIECES, _delta),
         **dict.fromkeys(ev.TERMINALS, _end),
     }
 

@@ -17,7 +17,7 @@ from trunkline.engine.call import Call
 from trunkline.engine.gateway import Answer, Gateway
 from trunkline.engine.operations import Performed
 from trunkline.model import events as ev
-from trunkline.model.errors import BackendUnavailable, InternalError, TrunklineError, TurnFailure
+from trunkline.model.errors import BackendUnavailable, InternalError, TrunklineError, TurnFailure, shutting_down
 from trunkline.model.turn import Fold
 from trunkline.ports.backend import WholeRelay
 from trunkline.ports.timers import Timers
@@ -158,8 +158,7 @@ class Answerer:
                 if answer is not None and self._keeps_partial:
                     await _keep_partial(encoder, record)
             elif stream.begun:  # the server is stopping: this is not the whole answer
-                leaving = BackendUnavailable("the server is shutting down", code="server_shutting_down")
-                failed = ev.TurnFailed(leaving.info())
+                failed = ev.TurnFailed(shutting_down().info())
                 await stream.end(await last_frames(_CUT if self._cut_is_incomplete else failed))
             raise
         except Exception as error:

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from trunkline.model.errors import BackendUnavailable
+from trunkline.model.errors import shutting_down
 from trunkline.ports.backend import Checkable
 from trunkline.routing.catalog import Catalog
 from trunkline.server.dispatch import Dispatch
@@ -133,7 +133,7 @@ class Application:
 
 def _ended(_scope: Scope, _exchange: Exchange) -> ASGIApp | None:
     """The gate of an application whose backends and store are closed, or about to be."""
-    raise BackendUnavailable("the server is shutting down", code="server_shutting_down")
+    raise shutting_down()
 
 
 async def _no_route(_scope: Scope, _receive: Receive, _send: Send) -> None:

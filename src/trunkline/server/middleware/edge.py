@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from trunkline.model.errors import BackendUnavailable, InternalError, MethodNotAllowed, NotFound, TrunklineError
+from trunkline.model.errors import InternalError, MethodNotAllowed, NotFound, TrunklineError, shutting_down
 from trunkline.model.ids import new_id
 from trunkline.server.accounting import account
 from trunkline.server.errors import ErrorsFor, send_error
@@ -104,8 +104,7 @@ class Edge:
             exchange.outcome.error_code = exchange.outcome.error_code or "cancelled"
             if not self._state.aborting:
                 raise
-            leaving = BackendUnavailable("the server is shutting down", code="server_shutting_down")
-            await self._render(leaving, exchange, scope, send_out)
+            await self._render(shutting_down(), exchange, scope, send_out)
         except Exception as error:
             logger.error("request %s failed", exchange.request_id, exc_info=error)
             await self._render(InternalError(request_id=exchange.request_id), exchange, scope, send_out)

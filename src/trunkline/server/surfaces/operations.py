@@ -15,7 +15,7 @@ from trunkline.dialects.codec import EVENT_STREAM, Framing
 from trunkline.engine.call import Call
 from trunkline.engine.operations import OperationGateway, Performed, check, whole_of
 from trunkline.model import events as ev
-from trunkline.model.errors import BackendProtocolError, BackendUnavailable, TrunklineError
+from trunkline.model.errors import BackendProtocolError, TrunklineError, shutting_down
 from trunkline.ports.operations import Operation, OperationRequest
 from trunkline.server.answering import outcome_headers
 from trunkline.server.body import read_large_body
@@ -120,7 +120,7 @@ class Perform:
                 await self._fail(error, stream)
         except asyncio.CancelledError:
             if events and not watch.gone and stream is not None and stream.begun:  # the server is stopping
-                await self._fail(BackendUnavailable("the server is shutting down", code="server_shutting_down"), stream)
+                await self._fail(shutting_down(), stream)
             raise
         finally:
             if stream is not None:

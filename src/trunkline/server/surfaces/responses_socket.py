@@ -35,13 +35,7 @@ from trunkline.engine.chaining import Chained, HeldBytes, LocalHistories
 from trunkline.engine.gateway import Answer
 from trunkline.engine.recording import stored_response
 from trunkline.model import events as ev
-from trunkline.model.errors import (
-    BackendUnavailable,
-    InternalError,
-    PayloadTooLarge,
-    RequestError,
-    TrunklineError,
-)
+from trunkline.model.errors import InternalError, PayloadTooLarge, RequestError, TrunklineError, shutting_down
 from trunkline.model.request import Request
 from trunkline.ports.stores import Segment
 from trunkline.server.accounting import account
@@ -84,7 +78,7 @@ class ResponsesSocket:
         if session.id is not None:
             announce(exchange, self.runtime.profile, session.id, session.memory_key)
         if self.runtime.state.draining:
-            raise leaving()
+            raise shutting_down()
         await receive()  # websocket.connect
         try:
             await send({"type": "websocket.accept"})
@@ -147,7 +141,7 @@ class Connection:
 
     def drain(self) -> None:
         """The server leaves."""
-        self._end(leaving())
+        self._end(shutting_down())
 
     def expire(self) -> None:
         """The connection has lived its time."""
@@ -371,7 +365,7 @@ class Turn:
     async def _cut(self) -> None:
         """The client has left: what it would have got so far is kept. Or the server leaves, and says so."""
         if not self._connection.gone:
-            await self._fail(leaving())
+            await self._fail(shutting_down())
             return
         self._exchange.outcome.error_code = "client_disconnected"
         if not (self._stored and self._under_way):
@@ -386,10 +380,6 @@ class Turn:
     def _evict(self) -> None:
         if self._previous_id is not None:
             self._connection.local.evict(self._previous_id, lane=self._stream_id)
-
-
-def leaving() -> BackendUnavailable:
-    return BackendUnavailable("the server is shutting down", code="server_shutting_down")
 
 
 def _data_of(message: Message, *, limit_bytes: int) -> bytes:
