@@ -23,13 +23,12 @@ from trunkline.model.turn import Turn
 from trunkline.ports.stores import Store, StoredCompletion
 from trunkline.server.answering import Answerer, Record
 from trunkline.server.body import read_body
-from trunkline.server.cache_header import cache_choice_of
+from trunkline.server.cache_choice import cache_choice
 from trunkline.server.chat_form import FORM, chat_of_form
 from trunkline.server.exchange import exchange_of
 from trunkline.server.keyed import answer_once, key_of
 from trunkline.server.metadata import metadata_of
 from trunkline.server.methods import resource
-from trunkline.server.own_member import without_own_member
 from trunkline.server.runtime import Runtime
 from trunkline.server.session import announce, derived_id, session_of
 from trunkline.telemetry.outcome import Outcome
@@ -66,8 +65,7 @@ class ChatCompletions:
         body = await read_body(scope, receive, limit_bytes=runtime.settings.max_body_bytes)
         if runtime.profile.chat_forms and exchange.received.get(b"content-type", b"").startswith(FORM):
             body = chat_of_form(body, exchange.received[b"content-type"].decode("latin-1"))
-        body, cached = without_own_member(body, runtime.profile.cache_member)
-        asked = cache_choice_of(scope)
+        body, cache = cache_choice(scope, body, runtime.profile)
         request, forwarded = self._codec.decode_request(body), body
         if request.model is None:
             model = runtime.router.choose(None)
@@ -90,7 +88,7 @@ class ChatCompletions:
             session_named=session.id is not None,
             memory_key=session.memory_key,
             own_ids=stored,
-            cache=cached if asked is None else asked,
+            cache=cache,
             shows_approvals=self._codec.shows_approvals(request),
         )
         record = self._recorder(exchange.tenant, request, body) if stored else None

@@ -34,12 +34,11 @@ from trunkline.ports.backend import Capabilities, ModelFile, ModelInfo
 from trunkline.ports.operations import Operation, OperationRequest
 from trunkline.server.answering import Answerer, outcome_headers
 from trunkline.server.body import read_body
-from trunkline.server.cache_header import cache_choice_of
+from trunkline.server.cache_choice import cache_choice
 from trunkline.server.disconnect import DisconnectWatch
 from trunkline.server.exchange import Exchange, exchange_of
 from trunkline.server.json_response import send_json
 from trunkline.server.operation_body import JSON, operation_call
-from trunkline.server.own_member import without_own_member
 from trunkline.server.runtime import Runtime
 from trunkline.server.session import session_id_of
 
@@ -78,8 +77,7 @@ class Turns:
         runtime, exchange = self._runtime, exchange_of(scope)
         codec = self._make_codec(elapsed_ns=_since(exchange, runtime))
         body = await read_body(scope, receive, limit_bytes=runtime.settings.max_body_bytes)
-        body, cached = without_own_member(body, runtime.profile.cache_member)
-        asked = cache_choice_of(scope)
+        body, cache = cache_choice(scope, body, runtime.profile)
         request = codec.decode_request(body)
         if request.model is None:
             request = msgspec.structs.replace(request, model=runtime.router.choose(None))
@@ -97,7 +95,7 @@ class Turns:
             outcome=exchange.outcome,
             session_id=session_id_of(scope, runtime.profile),
             session_named=True,
-            cache=cached if asked is None else asked,
+            cache=cache,
             shows_approvals=False,
         )
         reason = asks_to_load(request)

@@ -15,13 +15,12 @@ from trunkline.model.turn import Turn
 from trunkline.server.answering import Answerer, Record, outcome_headers
 from trunkline.server.background import Asked, Background
 from trunkline.server.body import read_body
-from trunkline.server.cache_header import cache_choice_of
+from trunkline.server.cache_choice import cache_choice
 from trunkline.server.creation import Creation
 from trunkline.server.exchange import Exchange, exchange_of
 from trunkline.server.json_response import send_json
 from trunkline.server.keyed import answer_once, key_of
 from trunkline.server.log_stream import stream_log
-from trunkline.server.own_member import without_own_member
 from trunkline.server.runtime import ResponseState, Runtime
 from trunkline.server.session import session_of
 from trunkline.telemetry.outcome import Outcome
@@ -50,7 +49,7 @@ class CreateResponse:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         runtime, exchange = self._runtime, exchange_of(scope)
         body = await read_body(scope, receive, limit_bytes=runtime.settings.max_body_bytes)
-        body, cached = without_own_member(body, runtime.profile.cache_member)
+        body, cache = cache_choice(scope, body, runtime.profile)
         create = with_history(body) if runtime.profile.explicit_history else Create(body)
         request, body = read_request(create, self._codec), create.body
         if request.background and request.store is False:
@@ -58,12 +57,11 @@ class CreateResponse:
                 "'background' needs 'store': the answer is retrieved from there.", param="background"
             )
         session, request = session_of(scope, request, runtime)
-        wanted = cache_choice_of(scope)
         asked = Asked(
             request=request,
             body=body,
             session=session,
-            cache=cached if wanted is None else wanted,
+            cache=cache,
             key=key_of(scope, runtime, body),
         )
         if request.background:

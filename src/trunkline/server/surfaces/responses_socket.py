@@ -39,11 +39,10 @@ from trunkline.model.errors import InternalError, PayloadTooLarge, RequestError,
 from trunkline.model.request import Request
 from trunkline.ports.stores import Segment
 from trunkline.server.accounting import account
-from trunkline.server.cache_header import cache_choice_of
+from trunkline.server.cache_choice import cache_choice, choice_in_header
 from trunkline.server.creation import Creation
 from trunkline.server.exchange import Exchange, exchange_of
 from trunkline.server.lanes import Lanes
-from trunkline.server.own_member import without_own_member
 from trunkline.server.runtime import ResponseState, Runtime
 from trunkline.server.session import NO_SESSION, announce, session_of
 
@@ -73,7 +72,8 @@ class ResponsesSocket:
         return LocalHistories(together=self._held.setdefault(tenant, HeldBytes()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange, cache = exchange_of(scope), cache_choice_of(scope)
+        exchange = exchange_of(scope)
+        choice_in_header(scope)  # a wrong one is refused here, where that is still a status
         session, _ = session_of(scope, _NOTHING, self.runtime)
         if session.id is not None:
             announce(exchange, self.runtime.profile, session.id, session.memory_key)
@@ -85,21 +85,13 @@ class ResponsesSocket:
         except OSError:
             exchange.outcome.error_code = "client_disconnected"
             return
-        await Connection(self, scope, exchange, receive, cache=cache).serve()
+        await Connection(self, scope, exchange, receive).serve()
 
 
 class Connection:
     """One client's connection: reads what it asks, keeps its turns in their lanes, ends in order."""
 
-    def __init__(
-        self,
-        surface: ResponsesSocket,
-        scope: Scope,
-        exchange: Exchange,
-        receive: Receive,
-        *,
-        cache: bool | None,
-    ) -> None:
+    def __init__(self, surface: ResponsesSocket, scope: Scope, exchange: Exchange, receive: Receive) -> None:
         self._surface = surface
         self._runtime = surface.runtime
         self._exchange = exchange
@@ -116,7 +108,6 @@ class Connection:
         self._ending: TrunklineError | None = None  # why nothing new is taken
         self._closing: asyncio.Task[None] | None = None
         self.scope = scope
-        self.cache = cache
         self.local = surface.histories(exchange.tenant)
         self.gone = False  # nobody reads any more
 
@@ -248,7 +239,7 @@ class Turn:
         self._surface = surface
         self._connection = connection
         self._create = create
-        self._cached: bool | None = None
+        self._cache: bool | None = None
         self._session = NO_SESSION
         self._exchange = exchange
         self._stream_id = stream_id
@@ -287,7 +278,7 @@ class Turn:
 
     async def _run(self) -> None:
         surface, exchange = self._surface, self._exchange
-        body, self._cached = without_own_member(self._create.body, surface.runtime.profile.cache_member)
+        body, self._cache = cache_choice(self._connection.scope, self._create.body, surface.runtime.profile)
         create = self._create = Create(body, generate=self._create.generate)
         request = surface.codec.decode_request(create.body, needs_input=create.generate)
         self._session, request = session_of(self._connection.scope, request, surface.runtime)
@@ -303,7 +294,7 @@ class Turn:
             exchange,
             body=create.body,
             session=self._session,
-            cache=self._cached if connection.cache is None else connection.cache,
+            cache=self._cache,
             local=connection.local,
         )
         exchange.outcome.model = call.request.model
