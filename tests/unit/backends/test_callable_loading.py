@@ -114,6 +114,17 @@ def test_a_missing_attribute_lists_what_the_module_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("module", "package"), [("agents", "openai-agents"), ("nanobot", "nanobot-ai"), ("run_agent", "hermes-agent")]
+)
+def test_a_package_that_is_called_otherwise_than_its_module_is_proposed(
+    module: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
+    (tmp_path / "tl_framework.py").write_text(f"import {module}\n")
+    assert refused("tl_framework.py:agent", tmp_path).endswith(f" -m pip install {package}")
+
+
+@pytest.mark.parametrize(
     ("source", "message"),
     [
         (

@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
 import msgspec
 
@@ -24,6 +24,21 @@ from trunkline.backends.callable.neighbours import check_neighbours, claim, neig
 from trunkline.config.agent_names import agent_name
 from trunkline.config.candidates import agents_in
 from trunkline.model.errors import ConfigError
+
+PACKAGES = MappingProxyType(
+    {
+        "PIL": "pillow",
+        "agents": "openai-agents",
+        "bs4": "beautifulsoup4",
+        "cv2": "opencv-python",
+        "dotenv": "python-dotenv",
+        "nanobot": "nanobot-ai",
+        "run_agent": "hermes-agent",
+        "sklearn": "scikit-learn",
+        "yaml": "pyyaml",
+    }
+)
+"""Of modules that agents import, the packages with other names: what is called like the module may be a stranger's."""
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -201,7 +216,7 @@ def _remedy(module: str | None) -> str:
     """How to get a module that is nowhere. Which Python serves is not obvious: `make` has one of its own."""
     if not module or "." in module:  # part of a package that is there
         return ""
-    package = module.replace("_", "-")
+    package = PACKAGES.get(module) or module.replace("_", "-")
     return f"; if it is in a package, install that: {shlex.quote(sys.executable)} -m pip install {package}"
 
 
