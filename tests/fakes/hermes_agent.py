@@ -161,3 +161,8 @@ class Agent:
 async def asking(turn: Turn) -> AsyncIterator[Output]:
     """A function of the turn, for what hermes-agent asks in ways of its own."""
     yield f"{await turn.approve('shell', 'rm -r build')}."
+
+
+async def choosing(turn: Turn) -> AsyncIterator[Output]:
+    """Asks with choices of its own, one of which is another word for a choice elsewhere."""
+    yield f"{await turn.approve('deploy', choices=('approve', 'deny'))}."

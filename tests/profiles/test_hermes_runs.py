@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Serve
-from tests.profiles.hermes import held, toml
+from tests.profiles.hermes import DEFAULT, held, toml
 from tests.serving import Reply, Serving, user
 
 
@@ -159,3 +159,45 @@ async def test_106_there_are_only_so_many_runs(hermes: Serving) -> None:
     for run_id in runs:
         await events(hermes, run_id)
     await start(hermes)
+
+
+@pytest.mark.parametrize(
+    ("word", "choice"), [("approve", "once"), ("approved", "once"), ("allow", "once"), (" Always ", "always")]
+)
+async def test_105_other_words_for_a_choice(serve: Serve, word: str, choice: str) -> None:
+    async with serve(toml(agent="asking")) as server:
+        run_id = await start(server)
+        async with server.connect() as wire:
+            await wire.send(f"GET /v1/runs/{run_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await wire.head()
+            await wire.until(b"approval.request")
+            reply = await post(server, f"/v1/runs/{run_id}/approval", choice=word)
+            assert (reply.status, reply.json()["choice"]) == (200, choice), reply
+            ended = events_of(await wire.until(b"run.completed"))
+        assert (ended[0]["choice"], ended[-1]["output"]) == (choice, f"{choice}.")
+
+
+async def test_105_other_words_are_this_profiles(serve: Serve) -> None:
+    async with serve(toml(DEFAULT, agent="asking")) as server:
+        reply = await server.request("POST", "/v1/runs", json.dumps({"input": "hi"}).encode())
+        run_id = reply.json()["run_id"]
+        async with server.connect() as wire:
+            await wire.send(f"GET /v1/runs/{run_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await wire.head()
+            await wire.until(b"approval.request")
+            for word in ("approve", "Once"):
+                wrong = await post(server, f"/v1/runs/{run_id}/approval", choice=word)
+                assert (wrong.status, wrong.error["code"]) == (400, "invalid_approval_choice")
+
+
+async def test_105_an_agents_own_choice_is_no_other_word(serve: Serve) -> None:
+    async with serve(toml(agent="choosing")) as server:
+        run_id = await start(server)
+        async with server.connect() as wire:
+            await wire.send(f"GET /v1/runs/{run_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await wire.head()
+            await wire.until(b"approval.request")
+            reply = await post(server, f"/v1/runs/{run_id}/approval", choice="approve")
+            assert (reply.status, reply.json()["choice"]) == (200, "approve"), reply
+            ended = events_of(await wire.until(b"run.completed"))
+        assert ended[-1]["output"] == "approve."

@@ -38,6 +38,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         run_object: `object` of a run.
         run_accepted: `status` in the answer to a run's creation.
         run_statuses: Other words for statuses of a run.
+        approval_choices: Other words for choices in the answer to an agent's question; with them its case does not matter either.
         chat_usage: `known`: a chat completion has its usage where somebody counted, a stream in a last chunk where the client asks
             for it. `always`: a whole one always has it, 0 where unknown, as has such a stream. `finish`: so has the last chunk with
             a finish reason.
@@ -100,6 +101,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     run_object: str = "run"
     run_accepted: str = "queued"
     run_statuses: Mapping[str, str] = {}
+    approval_choices: Mapping[str, str] = {}
     chat_usage: Literal["known", "always", "finish"] = "known"
     tool_events: ToolEvents = "off"
     tool_event_shape: Literal["chunk", "bare"] = "chunk"
@@ -208,6 +210,7 @@ PROFILES = MappingProxyType(
                 "requires_action": "waiting_for_approval",
                 "incomplete": "completed",
             },
+            approval_choices={"approve": "once", "approved": "once", "allow": "once"},
             chat_usage="finish",
             tool_events="events",
             tool_event_shape="bare",

@@ -253,16 +253,22 @@ class Approve:
         tenant, given = exchange_of(scope).tenant, scope["path_params"]["id"]
         choice = read_choice(await read_body(scope, receive, limit_bytes=self._runtime.settings.max_body_bytes))
         turn_id = response_id_of(given)
+        offered = {one for question in self._runtime.approvals.pending(tenant, turn_id) for one in question.choices}
+        chosen = choice.choice if choice.choice in offered else self._choice(choice.choice)
         try:
-            answered = self._runtime.approvals.resolve(
-                tenant, turn_id, choice.choice, call_id=choice.call_id, all=choice.all
-            )
+            answered = self._runtime.approvals.resolve(tenant, turn_id, chosen, call_id=choice.call_id, all=choice.all)
         except Conflict as error:
             if error.code == "approval_not_active" and await self._store.load_response(tenant, turn_id) is None:
                 raise _not_found(given) from None
             raise
         settled = [question.call_id for question in answered]
-        await send_json(self._views.objects.resolved(turn_id, choice.choice, settled), send)
+        await send_json(self._views.objects.resolved(turn_id, chosen, settled), send)
+
+    def _choice(self, word: str) -> str:
+        """The choice that the profile has another word for."""
+        words = self._runtime.profile.approval_choices
+        word = word.strip().lower() if words else word
+        return words.get(word, word)
 
 
 def _meant(profile: Profile) -> Mapping[str, set[str]]:
