@@ -15,16 +15,18 @@ their tagged Structs. A line that begins with `raises` is the exception an opera
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from trunkline.dialects.codec import BackendCodec, Encoder, SurfaceCodec, encode_all
-from trunkline.model.errors import ErrorInfo, TrunklineError
+from trunkline.dialects.codec import BackendCodec, SurfaceCodec, encode_all
+from trunkline.model.errors import ErrorInfo, RequestError, TrunklineError
 from trunkline.model.events import Event, TurnStarted
 from trunkline.model.grammar import Grammar
 from trunkline.model.items import Item
+from trunkline.model.request import Request
 
 ROOT = Path(__file__).parent / "cases"
 REWRITE = os.environ.get("TRUNKLINE_REWRITE_CASES") == "1"
@@ -47,6 +49,10 @@ class Case(msgspec.Struct, frozen=True):
         return self.path.parent.name
 
     @property
+    def dialect(self) -> str:
+        return self.path.parent.parent.name
+
+    @property
     def data(self) -> bytes:
         """The input's bytes, with the line ends and escapes the settings ask for."""
         text = self.given.removesuffix("\n") if self.settings.get("final_newline") == "no" else self.given
@@ -63,6 +69,10 @@ class Case(msgspec.Struct, frozen=True):
         self.path.write_text(f"{self.head}----\n{self.given}----\n{result}", encoding="utf-8")
 
 
+Operation = Callable[[Case], str]
+"""What is done with what goes in."""
+
+
 def read_case(path: Path) -> Case:
     sections = _RULE.split(path.read_text(encoding="utf-8"))
     assert len(sections) == 3, f"{path}: expected three sections between lines of dashes, found {len(sections)}"
@@ -72,8 +82,9 @@ def read_case(path: Path) -> Case:
 
 
 def find_cases(dialect: str, *operations: str) -> Iterator[Case]:
-    for operation in operations:
-        for path in sorted((ROOT / dialect / operation).glob("*.txt")):
+    """Those of the operations, or of all there are."""
+    for operation in operations or ["*"]:
+        for path in sorted((ROOT / dialect).glob(f"{operation}/*.txt")):
             yield read_case(path)
 
 
@@ -101,16 +112,25 @@ def write_error(error: TrunklineError) -> str:
     return f"raises {type(error).__name__} {msgspec.json.encode(error.info()).decode()}\n"
 
 
-def decode_error(backend: BackendCodec, case: Case) -> str:
-    return write_error(backend.decode_error(int(case.settings["status"]), case.data))
+def pretty(data: bytes) -> str:
+    return f"{msgspec.json.format(data, indent=2).decode()}\n"
 
 
-def encode_error(codec: SurfaceCodec, case: Case) -> str:
-    return codec.encode_error(msgspec.json.decode(case.given, type=ErrorInfo)).decode() + "\n"
+def decode_request(codec: SurfaceCodec, case: Case) -> str:
+    try:
+        request = codec.decode_request(case.data)
+    except RequestError as error:
+        return f"raises {type(error).__name__} {error.status}\n{pretty(codec.encode_error(error.info()))}"
+    return pretty(msgspec.json.encode(request))
 
 
-def encode_events(encoder: Encoder, case: Case) -> str:
-    return encode_all(encoder, events_of(case)).decode()
+def encode_request(backend: BackendCodec, codec: SurfaceCodec, case: Case) -> str:
+    """What a client asks as the backend is asked."""
+    request = codec.decode_request(case.data)
+    try:
+        return pretty(backend.encode_request(request, model=case.settings["backend_model"]))
+    except TrunklineError as error:
+        return write_error(error)
 
 
 def forward(backend: BackendCodec, codec: SurfaceCodec, case: Case, *, history: Sequence[Item] = ()) -> str:
@@ -122,14 +142,31 @@ def forward(backend: BackendCodec, codec: SurfaceCodec, case: Case, *, history: 
     return backend.forward_body(body, request, model=model, own_items=asked.items).decode() + "\n"
 
 
-def check_complete(cases: Sequence[Case], operations: Iterable[str]) -> None:
-    """Every operation has cases, and every case an operation."""
-    assert {case.operation for case in cases} == set(operations)
-    assert {path.parent.name for path in cases[0].path.parent.parent.glob("*/*.txt")} == set(operations)
+def common(
+    backend: BackendCodec, surface: Callable[[Case], SurfaceCodec], asked: Callable[[Case], Request], *, turn_id: str
+) -> dict[str, Operation]:
+    """The operations that all dialects have and that look alike in them. `turn_id`: of an answer that brings no id."""
+    fallback = TurnStarted(turn_id, "fallback-model", 1700000000)
 
+    def decode_error(case: Case) -> str:
+        return write_error(backend.decode_error(int(case.settings["status"]), case.data))
 
-def pretty(data: bytes) -> str:
-    return f"{msgspec.json.format(data, indent=2).decode()}\n"
+    def encode_error(case: Case) -> str:
+        return surface(case).encode_error(msgspec.json.decode(case.given, type=ErrorInfo)).decode() + "\n"
+
+    def encode_stream(case: Case) -> str:
+        return encode_all(surface(case).encoder(asked(case)), events_of(case)).decode()
+
+    return {
+        "decode_body": partial(decode_answer, backend, fallback),
+        "decode_error": decode_error,
+        "decode_request": lambda case: decode_request(surface(case), case),
+        "decode_stream": partial(decode_answer, backend, fallback),
+        "encode_error": encode_error,
+        "encode_request": lambda case: encode_request(backend, surface(case), case),
+        "encode_stream": encode_stream,
+        "forward_body": lambda case: forward(backend, surface(case), case),
+    }
 
 
 def decode_answer(backend: BackendCodec, fallback: TurnStarted, case: Case) -> str:

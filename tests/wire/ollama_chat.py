@@ -1,22 +1,15 @@
-"""The ollama_chat dialect against its golden cases, each operation in the way a backend or a surface uses it."""
+"""The operations of the ollama_chat dialect that have golden cases."""
 
 from collections.abc import Callable
-from functools import partial
 
 import msgspec
-import pytest
 
 from tests.wire.golden import (
     Case,
-    check,
-    check_complete,
-    decode_answer,
-    decode_error,
-    encode_error,
-    encode_events,
+    Operation,
+    common,
+    encode_request,
     events_of,
-    find_cases,
-    forward,
     pretty,
     write_error,
 )
@@ -30,11 +23,9 @@ from trunkline.dialects.ollama_chat import (
 )
 from trunkline.dialects.openai_chat import ChatSurface
 from trunkline.model.errors import RequestError, TrunklineError
-from trunkline.model.events import TurnStarted
 from trunkline.model.request import Request
 from trunkline.model.turn import fold
 
-FALLBACK = TurnStarted("chatcmpl-fallback", "fallback-model", 1700000000)
 BACKEND = OllamaBackend()
 
 
@@ -59,10 +50,6 @@ def decode_request(case: Case) -> str:
     return pretty(msgspec.json.encode(request)) + (f"asks to {loads}\n" if loads else "")
 
 
-def encode_stream(case: Case) -> str:
-    return encode_events(surface(case).encoder(asked(case)), case)
-
-
 def encode_turn(case: Case) -> str:
     try:
         return pretty(surface(case).encode_turn(fold(events_of(case)), asked(case)))
@@ -70,14 +57,10 @@ def encode_turn(case: Case) -> str:
         return write_error(error)
 
 
-def encode_request(case: Case) -> str:
+def ask(case: Case) -> str:
     """A client of this dialect (`client: ollama_chat`), or of OpenAI's."""
     codec = surface(case) if case.settings.get("client") == "ollama_chat" else ChatSurface(Profile())
-    request = codec.decode_request(case.data)
-    try:
-        return pretty(BACKEND.encode_request(request, model=case.settings["backend_model"]))
-    except TrunklineError as error:
-        return write_error(error)
+    return encode_request(BACKEND, codec, case)
 
 
 def read_models(case: Case) -> str:
@@ -108,30 +91,16 @@ def decode_embed(case: Case) -> str:
         return f"raises {type(error).__name__} {error.status} {error.param}\n"
 
 
-OPERATIONS: dict[str, Callable[[Case], str]] = {
-    "decode_body": partial(decode_answer, BACKEND, FALLBACK),
+COMMON = common(BACKEND, surface, asked, turn_id="chatcmpl-fallback")
+OPERATIONS: dict[str, Operation] = {
+    **COMMON,
     "decode_embed": decode_embed,
-    "decode_error": partial(decode_error, BACKEND),
     "decode_generate_request": decode_request,
     "decode_request": decode_request,
-    "decode_stream": partial(decode_answer, BACKEND, FALLBACK),
-    "encode_error": lambda case: encode_error(surface(case), case),
-    "encode_generate_stream": encode_stream,
+    "encode_generate_stream": COMMON["encode_stream"],
     "encode_generate_turn": encode_turn,
-    "encode_request": encode_request,
-    "encode_stream": encode_stream,
+    "encode_request": ask,
     "encode_turn": encode_turn,
-    "forward_body": lambda case: forward(BACKEND, surface(case), case),
     "read_models": read_models,
     "write_models": write_models,
 }
-CASES = list(find_cases("ollama_chat", *OPERATIONS))
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.operation}/{case.path.stem}")
-def test_case(case: Case) -> None:
-    check(case, OPERATIONS[case.operation](case))
-
-
-def test_every_operation_has_cases_and_every_case_an_operation() -> None:
-    check_complete(CASES, OPERATIONS)
