@@ -29,12 +29,6 @@ async def server(tmp_path: Path) -> AsyncIterator[Serving]:
         yield served
 
 
-@pytest.fixture
-async def client(server: Serving) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
 async def _approve(server: Serving, event: object) -> None:
     said = event.to_dict() if hasattr(event, "to_dict") else {}
     body = json.dumps({"choice": "once", "call_id": said["approval"]["call_id"]}).encode()

@@ -29,12 +29,6 @@ async def server(tmp_path: Path) -> AsyncIterator[Serving]:
         yield served
 
 
-@pytest.fixture
-async def client(server: Serving) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
 def status_of(chunk: Any) -> str:
     extra = chunk.model_extra
     return str(extra["status"] if "tool" in extra else extra["approval"]["status"])

@@ -49,12 +49,6 @@ async def server(lab: OperationsUpstream) -> AsyncIterator[Serving]:
         yield served
 
 
-@pytest.fixture
-async def client(server: Serving) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="sk-test", max_retries=0) as made:
-        yield made
-
-
 async def test_embeddings(client: AsyncOpenAI, lab: OperationsUpstream) -> None:
     made = await client.embeddings.create(model="small", input=["cat", "horses"])
     assert [one.embedding for one in made.data] == [vector("cat"), vector("horses")]

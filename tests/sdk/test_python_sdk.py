@@ -59,12 +59,6 @@ async def server(tmp_path: Path) -> AsyncIterator[Serving]:
         yield served
 
 
-@pytest.fixture
-async def client(server: Serving) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="sk-test", max_retries=0) as made:
-        yield made
-
-
 def said(text: str) -> list[Any]:
     return [{"role": "user", "content": text}]
 

@@ -22,12 +22,6 @@ async def server(tmp_path: Path) -> AsyncIterator[Serving]:
         yield served
 
 
-@pytest.fixture
-async def client(server: Serving) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
 async def test_input_tokens(client: AsyncOpenAI) -> None:
     tools: list[Any] = [{**GET_WEATHER, "strict": False}]
     counted = await client.responses.input_tokens.count(

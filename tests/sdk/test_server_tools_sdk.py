@@ -46,12 +46,6 @@ async def server(tmp_path: Path) -> AsyncIterator[Serving]:
         yield served
 
 
-@pytest.fixture
-async def client(server: Serving) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
 async def test_the_stream_helper_has_them_whole(client: AsyncOpenAI) -> None:
     async with client.responses.stream(model="bot", input="cats") as stream:
         events = [event async for event in stream if "mcp_call" in event.type]

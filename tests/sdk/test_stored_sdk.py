@@ -27,12 +27,6 @@ async def server() -> AsyncIterator[Serving]:
         yield served
 
 
-@pytest.fixture
-async def client(server: Serving) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="sk-test", max_retries=0) as made:
-        yield made
-
-
 def strictly(value: BaseModel, kind: type[BaseModel]) -> None:
     kind.model_validate_json(value.model_dump_json(exclude_unset=True), strict=True)
 
