@@ -25,3 +25,9 @@ def test_unknown_arguments_exit_with_2(arguments: list[str], tmp_path: Path) -> 
     ended = run(*arguments, cwd=tmp_path)
     assert ended.returncode == 2
     assert "usage: trunkline" in ended.stderr
+
+
+def test_an_argument_that_a_command_does_not_know_is_answered_with_those_it_does(tmp_path: Path) -> None:
+    said = run("serve", "--prot", "1", cwd=tmp_path).stderr
+    assert "--port N" in said
+    assert said.endswith("trunkline serve: error: unrecognized arguments: --prot\n")

@@ -90,13 +90,26 @@ def _destination(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
 
+class _Command(argparse.ArgumentParser):
+    """The arguments of one command. What it does not know it refuses itself: the parser above would show its own usage, which
+    says nothing of this command's."""
+
+    def parse_known_args(  # type: ignore[override]  # a namespace of another class is nothing that we pass
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options, unknown
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The arguments of every command. The reference in docs/cli.md is generated from it."""
     parser = argparse.ArgumentParser(
         prog="trunkline", description="One OpenAI-compatible server in front of whatever answers.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"trunkline {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Command)
     serving = commands.add_parser(
         "serve",
         help="serve a model, an agent or a model server",
