@@ -48,7 +48,8 @@ async def test_78_to_82_a_listed_origin_is_let_in(serve: Serve, names: Names) ->
         assert reply.headers["vary"] == "Origin"
         streamed = await chat(server, stream=True, headers=BROWSER)
         assert streamed.headers["access-control-allow-origin"] == PAGE
-        assert names.session in streamed.headers["access-control-expose-headers"].lower()
+        exposed = streamed.headers["access-control-expose-headers"].lower().split(", ")
+        assert {names.session, *[f"x-{names.own}-{name}" for name in ("completed", "partial", "error")]} <= set(exposed)
         preflight = await server.request("OPTIONS", "/v1/chat/completions", headers=PREFLIGHT)
         assert preflight.status == 200
         assert preflight.headers["access-control-allow-origin"] == PAGE

@@ -29,7 +29,7 @@ class Cors:
 
     def __init__(self, origins: Sequence[str], profile: Profile) -> None:
         sessions = f"{profile.session_header}, {profile.memory_key_header}"
-        results = f"x-{profile.own_name}-completed, x-{profile.own_name}-partial"
+        results = ", ".join([f"x-{profile.own_name}-{name}" for name in ("completed", "partial", "error")])
         self._request_headers = f"{_REQUEST_HEADERS}, {sessions.title()}".encode()
         self._exposed = f"{_EXPOSED}, {sessions.title()}, {results.title()}".encode()
         self._any = "*" in origins
