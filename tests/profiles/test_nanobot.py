@@ -266,8 +266,13 @@ def form(*fields: tuple[str, str | None, bytes]) -> bytes:
     return b"".join([*parts, b"--%b--\r\n" % BOUNDARY.encode()])
 
 
-async def post_form(server: Serving, *fields: tuple[str, str | None, bytes], boundary: str = BOUNDARY) -> Reply:
-    headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
+async def post_form(
+    server: Serving,
+    *fields: tuple[str, str | None, bytes],
+    boundary: str = BOUNDARY,
+    media_type: str = "multipart/form-data",
+) -> Reply:
+    headers = {"content-type": f"{media_type}; boundary={boundary}"}
     return await server.request("POST", "/v1/chat/completions", form(*fields), headers=headers)
 
 
@@ -287,6 +292,7 @@ async def test_a_form_brings_files(nanobot: Serving) -> None:
 
 async def test_a_form_needs_no_message_where_it_has_files(nanobot: Serving) -> None:
     assert (await post_form(nanobot, ("files", "cat.png", PIXEL))).status == 200
+    assert (await post_form(nanobot, ("files", "cat.png", PIXEL), media_type="Multipart/Form-Data")).status == 200
     reply = await post_form(nanobot, ("session_id", None, b"mine"))
     assert (reply.status, reply.error["param"]) == (400, "message")
 

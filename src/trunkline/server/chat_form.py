@@ -12,12 +12,16 @@ import msgspec
 from trunkline.model.errors import InvalidParameter, PayloadTooLarge, RequestError
 from trunkline.wire.multipart import MalformedForm, Part, boundary_of, parts_of
 
-FORM = b"multipart/form-data"
+FORM = "multipart/form-data"
 MAX_FILE_BYTES = 10 * 1024 * 1024
 ABOUT_FILES = "Please look at the attached files."
 """What a message says that only brings files."""
 
 _TEXTS = frozenset({"message", "session_id", "model", "stream"})
+
+
+def is_form(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == FORM
 
 
 def chat_of_form(body: bytes, content_type: str) -> bytes:

@@ -24,7 +24,7 @@ from trunkline.ports.stores import Store, StoredCompletion
 from trunkline.server.answering import Answerer, Record
 from trunkline.server.body import read_body
 from trunkline.server.cache_choice import cache_choice
-from trunkline.server.chat_form import FORM, chat_of_form
+from trunkline.server.chat_form import chat_of_form, is_form
 from trunkline.server.exchange import exchange_of
 from trunkline.server.keyed import answer_once, key_of
 from trunkline.server.metadata import metadata_of
@@ -63,8 +63,9 @@ class ChatCompletions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         runtime, exchange = self._runtime, exchange_of(scope)
         body = await read_body(scope, receive, limit_bytes=runtime.settings.max_body_bytes)
-        if runtime.profile.chat_forms and exchange.received.get(b"content-type", b"").startswith(FORM):
-            body = chat_of_form(body, exchange.received[b"content-type"].decode("latin-1"))
+        content_type = exchange.received.get(b"content-type", b"").decode("latin-1")
+        if runtime.profile.chat_forms and is_form(content_type):
+            body = chat_of_form(body, content_type)
         body, cache = cache_choice(scope, body, runtime.profile)
         request, forwarded = self._codec.decode_request(body), body
         if request.model is None:
