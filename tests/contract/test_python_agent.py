@@ -194,8 +194,9 @@ async def test_arguments_are_written_when_they_are_yielded() -> None:
 
 
 async def test_usage_is_the_agents_or_none() -> None:
-    usage = Usage(input_tokens=12, output_tokens=7, reasoning_tokens=3)
+    usage = Usage(input_tokens=12, output_tokens=7, reasoning_tokens=3, details={"output.audio_tokens": 1})
     assert fold(await yielding("x", usage)).usage == usage
+    assert fold(await yielding("x", Usage(12, 7))).usage == Usage(input_tokens=12, output_tokens=7)
     assert fold(await yielding("x")).usage is None
 
 
@@ -220,8 +221,20 @@ async def test_text_that_utf8_cannot_carry_is_mended() -> None:
         (Reasoning(3), "agent yielded Reasoning.text of int; expected str"),  # type: ignore[arg-type]
         (ToolStarted("", "x"), "agent yielded an empty ToolStarted.call_id"),
         (ToolStarted("c", "x", {"a": object()}), "agent gave the arguments of tool 'x' as something that is not JSON"),
-        (Usage(input_tokens=-1), "agent reported usage of -1 tokens"),
-        (Usage(output_tokens=True), "agent reported usage of True tokens"),
+        (Usage(input_tokens=-1), "agent gave Usage.input_tokens as -1; expected an integer, 0 or more"),
+        (Usage(output_tokens=True), "agent gave Usage.output_tokens as True; expected an integer, 0 or more"),
+        (Usage("12", 7), "agent gave Usage.input_tokens as '12'; expected an integer, 0 or more"),  # type: ignore[arg-type]
+        (Usage(output_tokens=None), "agent gave Usage.output_tokens as None; expected an integer, 0 or more"),  # type: ignore[arg-type]
+        (Usage(cached_tokens=0.5), "agent gave Usage.cached_tokens as 0.5; expected an integer, 0 or more"),  # type: ignore[arg-type]
+        (
+            Usage(details={"input.audio_tokens": -1}),
+            "agent gave Usage.details['input.audio_tokens'] as -1; expected an",
+        ),
+        (
+            Usage(details={"audio_tokens": 1}),
+            "agent gave Usage.details as {'audio_tokens': 1}; expected counts by names",
+        ),
+        (Usage(details=None), "agent gave Usage.details as None; expected counts by names"),  # type: ignore[arg-type]
         (FunctionCall("x"), "agent called the client's tool 'x', but its backend does not handle client tools"),
     ],
 )
@@ -375,7 +388,14 @@ async def test_tool_runs_of_a_result_that_utf8_cannot_carry_are_mended() -> None
         (["a"], "agent returned list; expected str"),
         ({"text": "x"}, "agent returned a mapping without 'final_response'; it has \\['text'\\]"),
         ({"final_response": 3}, "agent returned a final_response of int; expected str"),
-        ({"final_response": "x", "usage": {"input_tokens": "3"}}, "agent reported usage of '3' tokens"),
+        (
+            {"final_response": "x", "usage": {"input_tokens": "3"}},
+            "agent gave input_tokens as '3'; expected an integer, 0 or more",
+        ),
+        (
+            {"final_response": "x", "usage": Usage("3")},  # type: ignore[arg-type]
+            "agent gave Usage.input_tokens as '3'; expected an integer, 0 or more",
+        ),
     ],
 )
 async def test_a_return_value_that_means_nothing_is_named(value: object, message: str) -> None:

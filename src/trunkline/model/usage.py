@@ -7,11 +7,16 @@ from collections.abc import Mapping
 import msgspec
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Tokens of one turn. `details` holds every other count the wire names, under `input.` or `output.` and its own name."""
+class _Counts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The two that everybody has, and which are taken in this order without their names."""
 
     input_tokens: int = 0
     output_tokens: int = 0
+
+
+class Usage(_Counts, frozen=True, kw_only=True, omit_defaults=True):
+    """Tokens of one turn. `details` holds every other count the wire names, under `input.` or `output.` and its own name."""
+
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None

@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from trunkline import agent as author
-from trunkline.backends.callable.results import Result, checked_count, read_result
+from trunkline.backends.callable.results import Result, checked_usage, read_result
 from trunkline.backends.redact import redacted
 from trunkline.model import events as ev
 from trunkline.model.errors import AgentError, AgentIncomplete
@@ -220,16 +220,8 @@ class Answer:
         self._called = True
 
     def _usage(self, value: author.Usage, events: list[ev.Event]) -> None:
-        for count in (
-            value.input_tokens,
-            value.output_tokens,
-            value.cached_tokens,
-            value.cache_write_tokens,
-            value.reasoning_tokens,
-        ):
-            checked_count(count)
         self._start(events)
-        events.append(ev.UsageReported(value))
+        events.append(ev.UsageReported(checked_usage(value)))
 
     def _call(self, events: list[ev.Event], *, call_id: str, name: str, arguments: str, hosted: bool) -> None:
         index = self._new_index(events)

@@ -63,12 +63,31 @@ def read_result(value: Mapping[object, object]) -> Result:
     )
 
 
-def checked_count(value: object) -> int:
+def checked_usage(usage: author.Usage) -> author.Usage:
+    """Raises AgentError where one of its members is no number of tokens."""
+    _count(usage.input_tokens, "Usage.input_tokens")
+    _count(usage.output_tokens, "Usage.output_tokens")
+    for name in ("cached_tokens", "cache_write_tokens", "reasoning_tokens"):
+        if getattr(usage, name) is not None:
+            _count(getattr(usage, name), f"Usage.{name}")
+    details: object = usage.details
+    if not isinstance(details, Mapping) or not all(_is_detail(name) for name in details):
+        raise AgentError(
+            f"agent gave Usage.details as {redacted(repr(details))}; expected counts by names such as 'input.audio_tokens'"
+        )
+    for name, count in details.items():
+        _count(count, f"Usage.details[{name!r}]")
+    return usage
+
+
+def _is_detail(name: object) -> bool:
+    return isinstance(name, str) and name.startswith(("input.", "output."))
+
+
+def _count(value: object, where: str) -> int:
     """A number of tokens. Raises AgentError for what is none."""
-    if value is None:
-        return 0
     if type(value) is not int or value < 0:  # neither a bool nor any other subclass is a number in JSON
-        raise AgentError(f"agent reported usage of {value!r} tokens; expected an integer, 0 or more")
+        raise AgentError(f"agent gave {where} as {redacted(repr(value))}; expected an integer, 0 or more")
     return value
 
 
@@ -76,15 +95,14 @@ def _usage(value: Mapping[object, object]) -> author.Usage | None:
     """A Usage, a mapping, or counts beside the answer."""
     usage = value.get("usage")
     if isinstance(usage, author.Usage):
-        return usage
+        return checked_usage(usage)
     for source in (usage, value):
         if not isinstance(source, Mapping):
             continue
         for input_key, output_key in _USAGE_KEYS:
             if input_key in source or output_key in source:
                 return author.Usage(
-                    input_tokens=checked_count(source.get(input_key)),
-                    output_tokens=checked_count(source.get(output_key)),
+                    *(0 if source.get(key) is None else _count(source[key], key) for key in (input_key, output_key))
                 )
     return None
 
