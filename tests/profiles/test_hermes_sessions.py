@@ -129,6 +129,18 @@ async def test_90_without_a_key_of_the_servers_nobody_chooses(either: Serving, n
 
 
 @BOTH
+async def test_nor_does_anybody_beside_these(either: Serving, names: Names) -> None:
+    """A session that is named in Ollama's API, or with an operation, is one of the same."""
+    asked = {"model": "hermes-agent", "messages": [{"role": "user", "content": "Hello"}], "stream": False}
+    embedded = {"model": "hermes-agent", "input": "Hello"}
+    seen = [
+        (await either.request("POST", path, json.dumps(body).encode(), headers={names.session: "mine"})).status
+        for path, body in (("/api/chat", asked), ("/api/embed", embedded), ("/v1/embeddings", embedded))
+    ]
+    assert seen == ([403, 403, 403] if names is HERMES else [200, 400, 400])
+
+
+@BOTH
 @pytest.mark.parametrize("which", ["session", "memory"])
 async def test_91_a_line_break_in_a_name(either_keyed: Serving, names: Names, which: str) -> None:
     async with either_keyed.connect() as wire:

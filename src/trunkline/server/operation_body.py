@@ -67,7 +67,7 @@ def operation_call(scope: Scope, runtime: Runtime, operation: Operation, *, mode
         request_id=exchange.request_id,
         tenant=exchange.tenant,
         outcome=exchange.outcome,
-        session_id=session_id_of(scope, runtime.profile),
+        session_id=session_id_of(scope, runtime),
         session_named=True,
     )
 

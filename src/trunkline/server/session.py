@@ -55,17 +55,11 @@ def session_of(scope: Scope, request: Request, runtime: Runtime) -> tuple[Sessio
         request = msgspec.structs.replace(request, extra=extra)
     memory_key = _memory_key_of(scope, profile, runtime.settings)
     in_path = scope.get("path_params", {}).get(MEMBER)
-    session_id = session_id_of(scope, profile) if in_path is None else checked_id(in_path, param=MEMBER)
+    session_id = session_id_of(scope, runtime) if in_path is None else _permitted(in_path, runtime, param=MEMBER)
     if session_id is None and in_body is not None:
-        session_id = checked_id(profile.session_prefix + _text(in_body), param=MEMBER)
+        session_id = _permitted(profile.session_prefix + _text(in_body), runtime, param=MEMBER)
     if session_id is None:
         session_id = profile.default_session
-    elif profile.session_needs_key and not _has_keys(runtime.settings):
-        raise PermissionDenied(
-            "A session can only be named where the server asks for an API key, and this one has none configured: "
-            f"whoever runs it sets {_key_variables(runtime.settings)}, or server.api_keys.",
-            param=MEMBER,
-        )
     if (
         session_id is not None
         and runtime.sessions.settings.skip_auxiliary
@@ -75,10 +69,26 @@ def session_of(scope: Scope, request: Request, runtime: Runtime) -> tuple[Sessio
     return Session(id=session_id, memory_key=memory_key), request
 
 
-def session_id_of(scope: Scope, profile: Profile) -> str | None:
-    """The one that a header names; an empty one names none, as chat UIs send it before they have an id. Raises InvalidParameter."""
-    given = sole_header(scope, profile.session_header)
-    return checked_id(given.decode("latin-1"), param=profile.session_header) if given else None
+def session_id_of(scope: Scope, runtime: Runtime) -> str | None:
+    """The one that a header names; an empty one names none, as chat UIs send it before they have an id.
+
+    Raises InvalidParameter, PermissionDenied.
+    """
+    name = runtime.profile.session_header
+    given = sole_header(scope, name)
+    return _permitted(given.decode("latin-1"), runtime, param=name) if given else None
+
+
+def _permitted(session_id: str, runtime: Runtime, *, param: str) -> str:
+    """A session's id as a request names it. Raises InvalidParameter; PermissionDenied where nobody may name one."""
+    session_id = checked_id(session_id, param=param)
+    if runtime.profile.session_needs_key and not _has_keys(runtime.settings):
+        raise PermissionDenied(
+            "A session can only be named where the server asks for an API key, and this one has none configured: "
+            f"whoever runs it sets {_key_variables(runtime.settings)}, or server.api_keys.",
+            param=MEMBER,
+        )
+    return session_id
 
 
 def checked_id(session_id: str, *, param: str) -> str:

@@ -93,7 +93,7 @@ class Turns:
             request_id=exchange.request_id,
             tenant=exchange.tenant,
             outcome=exchange.outcome,
-            session_id=session_id_of(scope, runtime.profile),
+            session_id=session_id_of(scope, runtime),
             session_named=True,
             cache=cache,
             shows_approvals=False,
