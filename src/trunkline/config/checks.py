@@ -280,8 +280,8 @@ def unlisted_backends(config: Config) -> list[str]:
 
 
 def _default_model(config: Config) -> Iterator[Problem]:
-    default = config.server.default_model
-    if default is None:
+    default, profile = config.server.default_model, PROFILES.get(config.server.profile)
+    if default is None or (profile is not None and profile.model_choice == "any"):
         return
     known = [model.name for model in config.models]
     for name in unlisted_backends(config):

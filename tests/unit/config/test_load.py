@@ -306,8 +306,8 @@ WRONG_FILES = {
         "server.default_model: unknown model 'suport' (did you mean 'support'?); known: 'support'",
     ),
     "default_by_a_name_that_the_profile_replaces": (
-        '[server]\nprofile = "hermes"\ndefault_model = "bot"\n[backends.a]\ntype = "python"\ntarget = "bot:agent"\n',
-        "server.default_model: unknown model 'bot'; known: 'hermes-agent'",
+        '[server]\nprofile = "nanobot"\ndefault_model = "bob"\n[backends.a]\ntype = "python"\ntarget = "bob:agent"\n',
+        "server.default_model: unknown model 'bob'; known: 'nanobot'",
     ),
     "model_name_without_agent": (
         '[server]\nmodel_name = "a"\n' + LOCAL,
@@ -410,6 +410,11 @@ def test_any_host_may_be_used_with_a_key(host: str, keys: str, tmp_path: Path) -
 def test_two_keys_may_belong_to_one_tenant(tmp_path: Path) -> None:
     entries = '[[server.keys]]\nname = "a"\nkey = "1"\n[[server.keys]]\nname = "a"\nkey = "2"\n'
     assert [entry.name for entry in load(tmp_path, entries + LOCAL).server.keys] == ["a", "a"]
+
+
+def test_any_default_model_is_accepted_where_any_name_is_answered(tmp_path: Path) -> None:
+    text = '[server]\nprofile = "hermes"\ndefault_model = "bot"\n[backends.a]\ntype = "python"\ntarget = "bot:agent"\n'
+    assert load(tmp_path, text).server.default_model == "bot"
 
 
 def test_a_default_model_that_is_known_only_at_run_time_is_accepted(tmp_path: Path) -> None:
