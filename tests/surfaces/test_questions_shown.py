@@ -19,7 +19,10 @@ async def agent(turn):
 """
 TOML = '[server]\n{server}\n[backends.bot]\ntype = "python"\ntarget = "bot.py:agent"\n'
 SCRIPTS = {"bot.py": AGENT}
-UNSEEN = "a question of the agent was denied: this client does not see questions"
+UNSEEN = (
+    "a question of the agent was denied: this client does not see questions; streams with stream_options.include_tool_events "
+    "show them, and so do runs (POST /v1/runs)"
+)
 
 
 def toml(server: str = "") -> str:
@@ -56,7 +59,7 @@ async def test_a_chat_stream_that_asked_for_nothing_is_denied_at_once(
     assert text_of(reply.frames) == "May I? deny"
     assert all(chunk["choices"] for chunk in reply.frames[:-1])  # a client may read choices[0] of each
     assert "event:" not in reply.body.decode()
-    assert "approval denied: its client does not see questions; tool=shell" in caplog.text
+    assert "approval denied: its client does not see questions; streams with stream_options.include" in caplog.text
 
 
 async def test_a_whole_answer_says_that_a_question_was_denied(server: Serving) -> None:

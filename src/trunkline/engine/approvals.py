@@ -21,7 +21,8 @@ from trunkline.ports.approvals import DENY, Question
 from trunkline.telemetry.outcome import Outcome
 
 REMEMBERED = 10_000
-UNSEEN = "a question of the agent was denied: this client does not see questions"
+_VISIBLE = "streams with stream_options.include_tool_events show them, and so do runs (POST /v1/runs)"
+UNSEEN = f"a question of the agent was denied: this client does not see questions; {_VISIBLE}"
 LetGo = Callable[[str, str], bool]
 """Has the work on a tenant's turn stop as it is, if it is begun again by the next start; says whether it is."""
 logger = logging.getLogger("trunkline.approvals")
@@ -92,11 +93,11 @@ class ApprovalRegistry:
         Raises Conflict `approval_not_pending` where it has been answered already, `approval_not_active` where the turn has no such
         question, and InvalidParameter `invalid_approval_choice` for what is none of its choices.
         """
-        entries = self._open_of((tenant, turn_id))
+        entries = every = self._open_of((tenant, turn_id))
         if call_id is not None:
-            entries = [entry for entry in entries if entry.question.call_id == call_id]
+            entries = [entry for entry in every if entry.question.call_id == call_id]
         if not entries:
-            raise self._not_open(tenant, turn_id, call_id)
+            raise self._not_open(tenant, turn_id, call_id, instead=every)
         chosen = entries if all else entries[:1]
         for entry in chosen:
             allowed = _allowed(entry.question)
@@ -132,7 +133,7 @@ class ApprovalRegistry:
             _log_denied(asker, question, "the server is shutting down")
             return DENY
         if not asker.visible:
-            _log_denied(asker, question, "its client does not see questions")
+            _log_denied(asker, question, f"its client does not see questions; {_VISIBLE}")
             asker.outcome.warning = asker.outcome.warning or UNSEEN
             return DENY
         loop = asyncio.get_running_loop()
@@ -179,12 +180,15 @@ class ApprovalRegistry:
         if key is not None:
             self._standing.put(key, choice)
 
-    def _not_open(self, tenant: str, turn_id: str, call_id: str | None) -> Conflict:
+    def _not_open(self, tenant: str, turn_id: str, call_id: str | None, *, instead: list[_Open]) -> Conflict:
         before = self._answered.get((tenant, turn_id) if call_id is None else (tenant, turn_id, call_id))
         what = "no approval" if call_id is None else f"no approval {call_id!r}"
         if before is not None:
             return Conflict(f"{what} is waited for any more: the answer was {before!r}", code="approval_not_pending")
-        return Conflict(f"{what} is waited for", code="approval_not_active")
+        others = ", ".join(repr(entry.question.call_id) for entry in instead)
+        return Conflict(
+            f"{what} is waited for" + (f"; waited for: {others}" if others else ""), code="approval_not_active"
+        )
 
 
 class TurnApprovals:

@@ -76,6 +76,16 @@ async def test_what_cannot_be_answered_says_why() -> None:
     assert refused(registry, "alice", "turn_1", "once") == "approval_not_pending"
 
 
+async def test_who_answers_under_another_id_hears_which_are_waited_for() -> None:
+    registry = ApprovalRegistry()
+    _ = asked(registry, call_id="q1")
+    _ = asked(registry, call_id="q2")
+    with pytest.raises(Conflict, match=r"^no approval 'q9' is waited for; waited for: 'q1', 'q2'$"):
+        registry.resolve("alice", "turn_1", "once", call_id="q9")
+    with pytest.raises(Conflict, match=r"^no approval 'q1' is waited for$"):
+        registry.resolve("mallory", "turn_1", "once", call_id="q1")
+
+
 async def test_no_other_tenant_can_answer() -> None:
     registry = ApprovalRegistry()
     answer = asked(registry)
