@@ -48,7 +48,7 @@ WRONG: list[tuple[Callable[[Turn], object], str]] = [
     (yields_a_dict_in_a_thread, "agent yielded dict; expected str"),
     (returns_none, "agent returned None; expected str"),
     (starts_no_name, "agent yielded ToolStarted.name of dict; expected str"),
-    (calls_nobodys_tool, "set client_tools = true"),
+    (calls_nobodys_tool, 'has to be made with create_app(…, backend={"client_tools": True})'),
     (fails_without_an_answer, "quota of [redacted]"),
     (fails_with_an_answer, "quota"),
 ]

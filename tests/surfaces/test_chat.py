@@ -156,6 +156,14 @@ async def test_what_an_agent_cannot_do_is_refused_by_name(serve: Serve, name: st
             assert (table in reply.error["message"]) == (name in ("tools", "tool_choice"))
 
 
+async def test_an_agent_that_calls_a_tool_without_leave_is_told_where_that_is_given(serve: Serve) -> None:
+    calls = "from trunkline.agent import FunctionCall\n\n\nasync def agent(turn):\n    yield FunctionCall('clock')\n"
+    async with serve(PYTHON, scripts={"bot.py": calls}) as server:
+        reply = await server.chat(model="bot")
+    assert reply.status == 500
+    assert "configured with client_tools = true below [backends.bot] in a config" in reply.error["message"]
+
+
 async def test_what_a_client_adds_for_itself_is_named_where_it_is_lost(echo: Serving) -> None:
     reply = await echo.chat(client_metadata={"a": 1}, top_k=5)
     assert reply.headers["x-trunkline-ignored"] == "client_metadata, top_k"

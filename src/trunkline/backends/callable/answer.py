@@ -46,6 +46,7 @@ class Answer:
 
     Args:
         callable_tools: names of the client's tools; None when the backend handles none.
+        tools_remedy: where the agent's author says that it shall.
 
     Attributes:
         answered: whether there is any text in it, or a call that the client has to answer.
@@ -53,8 +54,11 @@ class Answer:
         stray: call_id of the first tool that ended and was not running; what ends so is dropped.
     """
 
-    def __init__(self, context: Context, *, callable_tools: frozenset[str] | None = None) -> None:
+    def __init__(
+        self, context: Context, *, callable_tools: frozenset[str] | None = None, tools_remedy: str = ""
+    ) -> None:
         self._context = context
+        self._tools_remedy = tools_remedy
         self._callable_tools = callable_tools
         self._started = False
         self._open: ev.ItemKind | None = None
@@ -208,8 +212,7 @@ class Answer:
         name = _name_field(value.name, "FunctionCall.name")
         if self._callable_tools is None:
             raise AgentError(
-                f"agent called the client's tool {name!r}, but its backend does not handle client tools; "
-                "set client_tools = true"
+                f"agent called the client's tool {name!r}, but its backend does not handle client tools; {self._tools_remedy}"
             )
         if name not in self._callable_tools:
             offered = ", ".join(repr(tool) for tool in sorted(self._callable_tools)) or "none in this turn"

@@ -68,9 +68,8 @@ class PythonBackend:
         self._lost_after_s = lost_after_s
         self._base_dir = setup.base_dir
         self._handles_tools = settings.client_tools is True
-        self._ignores_tools = setup.ignores_tools or settings.client_tools == "ignore"
-        remedy = _tools_remedy(setup.name, given=agent is not None)
-        self._remedies = {"tools": remedy, "tool_choice": remedy}
+        self._tools_remedy = _tools_remedy(setup.name, given=agent is not None)
+        self.capabilities = self._declared(ignores_tools=setup.ignores_tools or settings.client_tools == "ignore")
         self._key = f"backends.{setup.name}.target" if agent is None else "agent"
         self._given = agent
         self._form: Form | None = None
@@ -82,22 +81,11 @@ class PythonBackend:
         self._running: dict[asyncio.Task[None], Run] = {}
         self._closed = False
 
-    @property
-    def capabilities(self) -> Capabilities:
-        tools = frozenset({"tools", "tool_choice"})
-        return Capabilities(
-            parameters=tools if self._handles_tools else frozenset(),
-            hints=SAMPLING_HINTS | tools if self._ignores_tools else SAMPLING_HINTS,
-            remedies=self._remedies,
-            parts=EVERY_PART if self._form is None else self._form.parts,
-            streaming=self._settings.streaming,
-            acts=True,
-        )
-
     def check(self) -> None:
         """Imports the agent, without starting anything. Raises ConfigError, with the author's line where it failed."""
         if self._form is None:
             self._form = self._located(self._load)
+            self.capabilities = msgspec.structs.replace(self.capabilities, parts=self._form.parts)
             self._alone = asyncio.Lock() if self._form.exclusive else None
 
     async def start(self) -> None:
@@ -145,11 +133,23 @@ class PythonBackend:
                 await self._stop(task, run)
             run.channel.close()  # a thread of the agent's own may still speak, and wait for room
 
+    def _declared(self, *, ignores_tools: bool) -> Capabilities:
+        """What is known before the agent is imported."""
+        tools = frozenset({"tools", "tool_choice"})
+        return Capabilities(
+            parameters=tools if self._handles_tools else frozenset(),
+            hints=SAMPLING_HINTS | tools if ignores_tools else SAMPLING_HINTS,
+            remedies=dict.fromkeys(tools, self._tools_remedy),
+            parts=EVERY_PART,
+            streaming=self._settings.streaming,
+            acts=True,
+        )
+
     def _run(self, form: Form, request: Request, context: Context, channel: Channel) -> Run:
         settings = self._settings
         turn = turn_for(request, context, history=settings.history, client_tools=self._handles_tools)
         callable_tools = frozenset([tool.name for tool in turn.tools]) if self._handles_tools else None
-        answer = Answer(context, callable_tools=callable_tools)
+        answer = Answer(context, callable_tools=callable_tools, tools_remedy=self._tools_remedy)
         questions = Questions(context=context, channel=channel, answer=answer, timeout_s=settings.approval_timeout_s)
         return Run(
             form=form,
