@@ -429,8 +429,19 @@ async def test_requests_on_one_connection_are_answered_in_order(echo: Serving) -
             assert word in reply.body.decode()
 
 
-async def test_a_key_that_an_upstream_refuses_is_that_backends(upstream: FakeUpstream, serve: Serve) -> None:
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('api_key = "sk-123"\n', "backend 'gpu' refused this server's API key"),
+        ("", "backend 'gpu' wants an API key, and none is configured for it: api_key in [backends.NAME]"),
+    ],
+)
+async def test_a_key_that_an_upstream_refuses_is_that_backends(
+    setting: str, message: str, upstream: FakeUpstream, serve: Serve
+) -> None:
     upstream.plan([json_answer({"error": {"message": "key sk-123 is wrong"}}, status="401 No")])
-    async with serve(f'[backends.gpu]\ntype = "http"\nendpoints = ["{upstream.url}"]\nretries = 0\n') as server:
+    async with serve(
+        f'[backends.gpu]\ntype = "http"\nendpoints = ["{upstream.url}"]\nretries = 0\n{setting}'
+    ) as server:
         error = (await server.chat(model="up-model")).error
-    assert error["message"] == "backend 'gpu' refused this server's API key"
+    assert error["message"] == message

@@ -289,7 +289,9 @@ class HttpBackend:
     def _refused(self, status: int, body: bytes) -> BackendError:
         error = self._cleaned(self._codec.decode_error(status, body))
         if status == 401:  # its text is not shown: it may hold a part of the key
-            error.message = f"{self._upstream.name} refused this server's API key"
+            name = self._upstream.name
+            lacking = f"{name} wants an API key, and none is configured for it: api_key in [backends.NAME]"
+            error.message = f"{name} refused this server's API key" if self._secrets else lacking
         return error
 
     def _missing(self, method: str, path: str, status: int, error: BackendError) -> str:
