@@ -61,6 +61,8 @@ def _not_a_target(target: str) -> str:
         return f"no such file: {target}; serve an agent with: trunkline serve {shlex.quote(f'{target}:ATTRIBUTE')}"
     if path.is_dir():
         return f"{target} is a folder; expected {FORMS}"
+    if (file := Path(f"{target}.py")).is_file():
+        return _file_without_attribute(file)
     return f"expected {FORMS}, got {target!r}"
 
 

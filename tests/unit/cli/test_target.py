@@ -48,6 +48,12 @@ def test_candidates_are_public_functions_and_objects_the_likeliest_first(tmp_pat
         target_document(str(file))
 
 
+def test_a_file_named_without_its_suffix_is_found(tmp_path: Path) -> None:
+    (tmp_path / "bot.py").write_text("def agent(turn): ...\n")
+    with pytest.raises(ConfigError, match=r"serve one with: trunkline serve .*/bot\.py:agent$"):
+        target_document(str(tmp_path / "bot"))
+
+
 def test_a_file_without_candidates_says_so(tmp_path: Path) -> None:
     file = tmp_path / "empty.py"
     file.write_text("LIMIT = 3\n")
