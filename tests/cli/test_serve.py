@@ -334,6 +334,19 @@ def test_an_idle_connection_does_not_delay_the_end(tmp_path: Path) -> None:
         connection.close()
 
 
+def test_connections_that_are_opened_at_that_moment_do_not_delay_the_end(tmp_path: Path) -> None:
+    """One that had been accepted and was not among the connections yet was waited for, to the end of the grace and beyond."""
+    with Program("scripted", "--port", "0", cwd=tmp_path) as program, contextlib.ExitStack() as opened:
+        address = ("127.0.0.1", int(program.url.rpartition(":")[2]))
+        program.send(signal.SIGSTOP)
+        for _ in range(50):
+            opened.enter_context(socket.create_connection(address))
+        program.send(signal.SIGTERM)
+        program.send(signal.SIGCONT)
+        assert program.process.wait() == 0
+        assert "grace" not in program.errors()
+
+
 def test_a_reader_that_goes_away_stops_nothing(tmp_path: Path) -> None:
     with Program("scripted", "--port", "0", cwd=tmp_path) as program:
         assert program.process.stdout is not None

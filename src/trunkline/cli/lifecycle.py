@@ -211,8 +211,6 @@ async def _drain(server: uvicorn.Server, application: Application, *, grace_s: f
     application.drain()
     for accepting in server.servers:
         accepting.close()
-    for connection in list(server.server_state.connections):
-        connection.shutdown()
     if await _settled(server, application, within_s=grace_s):
         return
     answers = len(server.server_state.tasks)
@@ -228,10 +226,15 @@ async def _drain(server: uvicorn.Server, application: Application, *, grace_s: f
 
 
 async def _settled(server: uvicorn.Server, application: Application, *, within_s: float) -> bool:
-    """Whether every answer has ended, every connection has closed, and nothing goes on in the background."""
+    """Whether every answer has ended, every connection has closed, and nothing goes on in the background.
+
+    Connections are told each time: one that was accepted when the end began turns up only after that.
+    """
     state = server.server_state
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within_s):
-            while state.tasks or state.connections or application.busy:  # noqa: ASYNC110 - uvicorn keeps plain sets, without an event
+            while state.tasks or state.connections or application.busy:  # uvicorn keeps plain sets, without an event
+                for connection in list(state.connections):
+                    connection.shutdown()
                 await asyncio.sleep(POLL_S)
     return not (state.tasks or state.connections or application.busy)
