@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from contextvars import Context
+from typing import Any, TypeVarTuple
 
 import pytest
 
@@ -143,3 +145,45 @@ async def test_an_agent_that_calls_sys_exit_is_told_so(code: object, text: str) 
     with pytest.raises(TrunklineError) as caught:
         await answer(agent)
     assert caught.value.message == f"the agent called sys.exit ({text})"
+
+
+Handed = TypeVarTuple("Handed")
+
+
+class HandedLoop(asyncio.SelectorEventLoop):
+    """Counts what other threads hand over to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handed = threading.Semaphore(0)
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Handed], object], *args: *Handed, context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = super().call_soon_threadsafe(callback, *args, context=context)
+        self.handed.release()
+        return handle
+
+
+def test_what_an_agent_raises_just_as_its_client_leaves_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """What it raised is on the loop already, but its turn has not come to see that."""
+
+    async def main(loop: HandedLoop) -> None:
+        def leave() -> None:
+            for _ in ("this", "what the agent raised"):
+                loop.handed.acquire()
+            reading.cancel()
+
+        def agent(turn: Turn) -> str:
+            loop.call_soon_threadsafe(leave)
+            raise ValueError("too late")
+
+        reading = asyncio.create_task(answer(agent))
+        with contextlib.suppress(asyncio.CancelledError):
+            await reading
+
+    loop = HandedLoop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main(loop))
+    (said,) = messages(caplog)
+    assert said.startswith("agent raised: agent=bot request_id=")

@@ -173,7 +173,11 @@ class Run:
             if not settled.done():
                 outcome.append((value, error))
                 settled.set_result(None)
-            elif error is not None:
+            else:
+                unheard(error)
+
+        def unheard(error: BaseException | None) -> None:
+            if error is not None:
                 self._failed(error)  # nobody is left to tell: the log
 
         def work() -> None:
@@ -199,6 +203,8 @@ class Run:
             await settled
         except asyncio.CancelledError:
             self._threads.abandon(job)
+            if outcome:  # it has just returned; what is left in there would hold its own frames
+                unheard(outcome.pop()[1])
             if not job.taken:
                 over()
             elif not job.done.is_set():
