@@ -18,7 +18,6 @@ from tests.cli.program import Program
 from tests.faults.disk import no_room
 from tests.responses import GET_WEATHER, Asking, Streamed, check_stream, events_in, final_of
 from tests.serving import Serving, Wire, eventually, serving
-from trunkline.engine.runs import MAX_RESTARTS
 
 SCRIPT = r"""
 [[rules]]
@@ -213,25 +212,6 @@ async def test_what_is_queued_stays_queued_when_the_server_stops(tmp_path: Path)
     async with on_file(tmp_path) as server:
         rest = await Asking(server).resume(queued["id"], len(seen) - 1)
         assert check_stream([*seen, *rest])["output_text"] == "what waits"
-
-
-async def test_a_run_that_is_always_lost_is_not_restarted_for_ever(tmp_path: Path) -> None:
-    async with on_file(tmp_path, toml=RESTART) as server:
-        running = await Asking(server).create("hang", background=True)
-        await _until_said(Asking(server), running["id"])
-    for _ in range(MAX_RESTARTS):
-        async with on_file(tmp_path, toml=RESTART) as server:
-            client = Asking(server)
-            await eventually(lambda: server.backend().active == 1)
-            assert (await client.get(running["id"])).json()["status"] == "in_progress"
-    async with on_file(tmp_path, toml=RESTART) as server:
-        client = Asking(server)
-        events = await client.resume(running["id"])
-        final = check_stream(events)
-        assert (final["status"], final["error"]["code"]) == ("failed", "worker_lost")
-        assert (await client.get(running["id"])).body == final_of(events)
-        assert [event.kind for event in events].count("response.in_progress") == 1 + MAX_RESTARTS
-        assert server.backend().active == 0
 
 
 async def test_a_restarted_run_can_be_cancelled_and_deleted_and_lost_while_queued(tmp_path: Path) -> None:

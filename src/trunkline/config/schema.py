@@ -89,8 +89,8 @@ class BackendSettings(_Table, frozen=True, kw_only=True, tag_field="type"):
         on_disconnect: What becomes of a turn whose client has left: `cancel` stops it, `finish` lets it end (a stored response
             can be retrieved once it has), a number gives it that many seconds.
         on_lost: What becomes of a background response whose server stopped while it was being answered: `fail` ends it as
-            `failed` with the code `worker_lost`, `restart` has it answered again from the start, at most three times. The
-            first backend of the model's route decides.
+            `failed` with the code `worker_lost`, `restart` has it answered again from the start, after crashes at most
+            three times. The first backend of the model's route decides.
     """
 
     timeout_s: Positive = 600.0

@@ -2,7 +2,7 @@
 
     queued ── a slot ──▶ in_progress ── the backend's last event ──▶ completed | incomplete | failed
       ▲└──────────────── cancel ─────────────────┴──▶ cancelled
-      └── the worker was lost, and the backend restarts ──┘
+      └── the server left or was lost, and the backend restarts ──┘
 
 One task works on a run. It writes what its emitter says to the store, several events to a transaction, and shows it to readers only
 then. The end is one transaction: the last event, the final object and the status; whoever comes second, a cancel or the worker,
@@ -10,7 +10,9 @@ finds the run ended and stops.
 
 A server that is told to leave begins no run any more. What is being answered has the same grace as any answer; then it ends as
 `worker_lost`, before the process does. After a crash the next start does that (decision 44). A backend with `on_lost = "restart"`
-has such a run answered again, MAX_RESTARTS times at most: a run that kills its server must not do so for ever.
+has such a run answered again. That a server was told to leave is not the run's failure; but it may be lost with its server
+MAX_RESTARTS times at most, as a run that kills its server must not do so for ever. A run that does not let go of its work before
+the server has to is lost, too.
 """
 
 import asyncio
@@ -172,7 +174,7 @@ class Runs:
         """Leaves a run that waits for a person who cannot be there any more, if it is answered again after the restart, and so
         asks again. The rest of the grace would change nothing for it."""
         run = self._alive.get((tenant, run_id))
-        if run is None or run.stopped is not None or not self._restarts(run.backend, run.attempt):
+        if run is None or run.stopped is not None or not self._gateway.restarts(run.backend):
             return False
         if not run.left:
             logger.warning("run %s waits for an answer and is left for the next start, which asks again", run.id)
@@ -184,7 +186,7 @@ class Runs:
         for run in list(self._alive.values()):
             if run.left or run.stopped is not None:
                 continue
-            if self._restarts(run.backend, run.attempt):
+            if self._gateway.restarts(run.backend):
                 run.leave()
             else:
                 run.stop(ev.TurnFailed(_worker_lost(run.attempt)))
@@ -310,7 +312,8 @@ class Runs:
         run = await self._again(stored, alone=True)
         said = await replay(self._store, self._codec, stored, run.call.request, _started(run.call))
         run.emitter = said.emitter
-        if not self._restarts(run.backend, said.attempts):
+        lost = said.attempts - stored.stops
+        if lost > MAX_RESTARTS or not self._gateway.restarts(run.backend):
             await self._end(run, ev.TurnFailed(_worker_lost(said.attempts)), insist=False)
             return
         try:
@@ -351,9 +354,6 @@ class Runs:
             backend=backend,
             started_s=self._clock.monotonic_s(),
         )
-
-    def _restarts(self, backend: str, attempts: int) -> bool:
-        return attempts <= MAX_RESTARTS and self._gateway.restarts(backend)
 
     # The work
 
@@ -397,6 +397,8 @@ class Runs:
             await asyncio.gather(answering, writing, return_exceptions=True)
             if run.answer is not None:
                 await run.answer.aclose()
+            if run.left and run.begun:
+                await _note_stop(self._store, run)
 
     async def _answer(self, run: Run, pump: Pump) -> ev.Terminal:
         """Has the run answered once there is a slot. Gives the terminal event, which the end's transaction writes."""
@@ -465,6 +467,14 @@ class Runs:
     def _frame(self, run_id: str, event: LoggedEvent) -> bytes:
         """As a response's reader gets it. The number is the SSE id, so that a client that reconnects resumes by itself."""
         return b"id: %d\n%b" % (event.sequence_number, self._codec.frame((event.type, event.data)))
+
+
+async def _note_stop(store: Store, run: Run) -> None:
+    """Its work has let go, so it is not lost with this server."""
+    try:
+        await store.note_stop(run.call.tenant, run.id)
+    except StoreError as error:
+        logger.warning("run %s is left for the next start, and counts as lost: %s", run.id, error.message)
 
 
 def _go_on(run: Run, said: Replayed) -> None:

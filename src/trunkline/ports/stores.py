@@ -80,6 +80,7 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         request: what is needed to run it again, opaque to the store; empty once the run has ended.
         next_sequence: the number that the next event must have.
+        stops: how often a server has left while it was in progress, and said so.
         updated_at: unix seconds, as the events' own times.
     """
 
@@ -89,6 +90,7 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     created_at: int
     tenant: str = "default"
     next_sequence: int = 0
+    stops: int = 0
     model: str = ""
     session_id: str | None = None
     updated_at: float = 0.0
@@ -250,6 +252,10 @@ class RunStore(Protocol):
     ) -> bool:
         """in_progress → queued, for a run that has lost its worker and shall run again. False, and nothing is written, when
         it is not in progress."""
+        ...
+
+    async def note_stop(self, tenant: str, run_id: str) -> None:
+        """The server leaves, and the run stays in progress for the next one; nothing, where it is not in progress."""
         ...
 
     async def append_events(

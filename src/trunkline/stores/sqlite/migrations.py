@@ -224,4 +224,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "DROP TABLE events_before",
     ),
+    (
+        # How often a server has left while the run was in progress. That says nothing against the run, as a crash does.
+        "ALTER TABLE runs ADD COLUMN stops INTEGER NOT NULL DEFAULT 0",
+    ),
 )

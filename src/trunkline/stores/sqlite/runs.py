@@ -73,6 +73,10 @@ def requeue(
     return True
 
 
+def note_stop(session: Session, tenant: str, run_id: str) -> None:
+    session.execute(sql.NOTE_STOP, (tenant, run_id))
+
+
 def append(
     session: Session,
     tenant: str,
@@ -163,7 +167,7 @@ def unfinished(session: Session) -> tuple[StoredRun, ...]:
     return tuple(_run(row) for row in session.execute(sql.UNFINISHED_RUNS))
 
 
-def _run(row: tuple[str, str, RunStatus, bytes, int, int, str, str | None, float | None]) -> StoredRun:
+def _run(row: tuple[str, str, RunStatus, bytes, int, int, int, str, str | None, float | None]) -> StoredRun:
     return StoredRun(
         tenant=row[0],
         id=row[1],
@@ -171,7 +175,8 @@ def _run(row: tuple[str, str, RunStatus, bytes, int, int, str, str | None, float
         request=row[3],
         created_at=row[4],
         next_sequence=row[5],
-        model=row[6],
-        session_id=row[7],
-        updated_at=row[8] or row[4],
+        stops=row[6],
+        model=row[7],
+        session_id=row[8],
+        updated_at=row[9] or row[4],
     )

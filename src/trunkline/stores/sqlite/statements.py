@@ -78,6 +78,7 @@ RUN_STATE = """
 """
 START_RUN = "UPDATE runs SET status = 'in_progress' WHERE tenant = ? AND id = ?"
 REQUEUE_RUN = "UPDATE runs SET status = 'queued' WHERE tenant = ? AND id = ?"
+NOTE_STOP = "UPDATE runs SET stops = stops + 1 WHERE tenant = ? AND id = ? AND status = 'in_progress'"
 END_RUN = "UPDATE runs SET status = ?3, ended_at = ?4, request = x'' WHERE tenant = ?1 AND id = ?2"
 DELETE_RUN = "DELETE FROM runs WHERE tenant = ? AND id = ?"
 _INSERT_EVENT = "INSERT INTO events (tenant, run_id, sequence_number, type, data, at) VALUES (?, ?, ?, ?, ?, ?)"
@@ -92,7 +93,7 @@ _RUN_COLUMNS = """
     SELECT runs.tenant, runs.id, runs.status, runs.request, runs.created_at,
            (SELECT coalesce(max(sequence_number) + 1, 0) FROM events
             WHERE events.tenant = runs.tenant AND events.run_id = runs.id),
-           responses.model, responses.session_id,
+           runs.stops, responses.model, responses.session_id,
            (SELECT at FROM events WHERE events.tenant = runs.tenant AND events.run_id = runs.id
             ORDER BY sequence_number DESC LIMIT 1)
     FROM runs JOIN responses ON responses.tenant = runs.tenant AND responses.id = runs.id

@@ -213,6 +213,9 @@ class SqliteStore:
             lambda session: runs.requeue(session, tenant, run_id, response=response, events=events, limits=self._limits)
         )
 
+    async def note_stop(self, tenant: str, run_id: str) -> None:
+        await self._write(lambda session: runs.note_stop(session, tenant, run_id))
+
     async def append_events(
         self,
         tenant: str,
