@@ -60,10 +60,17 @@ def test_it_keeps_a_hundred_responses_unless_the_file_says_otherwise() -> None:
     assert build_config(AGENT, environ={}).store.max_responses == 10_000
 
 
-@pytest.mark.parametrize("profile", ["hermes", "nanobot", "openai"])
-def test_others_can_reach_it_only_with_a_key(profile: str) -> None:
+@pytest.mark.parametrize(
+    ("profile", "variables"),
+    [
+        ("hermes", "TRUNKLINE_API_KEY or API_SERVER_KEY"),
+        ("nanobot", "TRUNKLINE_API_KEY"),
+        ("openai", "TRUNKLINE_API_KEY"),
+    ],
+)
+def test_others_can_reach_it_only_with_a_key(profile: str, variables: str) -> None:
     open_to_all = {"server": {"profile": profile, "host": "0.0.0.0"}, **AGENT}
-    with pytest.raises(ConfigError, match="no API key is configured"):
+    with pytest.raises(ConfigError, match=f"no API key is configured; set {variables}, or server.api_keys, or listen"):
         build_config(open_to_all, environ={})
     assert build_config(open_to_all, environ={"TRUNKLINE_API_KEY": KEY}).server.host == "0.0.0.0"
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from urllib.parse import SplitResult, urlsplit
 
 from trunkline.config.agent_names import agent_name, served_name
+from trunkline.config.environment import key_variables
 from trunkline.config.expect import Problem, join, quoted, unknown
 from trunkline.config.profiles import PROFILES
 from trunkline.config.schema import Config, EmbeddedSettings, HttpSettings, PythonSettings, ScriptedSettings
@@ -83,7 +84,7 @@ def _open_to_others(config: Config) -> Iterator[Problem]:
         yield Problem(
             "server.host",
             f"{server.host!r} can be reached from other machines and no API key is configured; "
-            "set TRUNKLINE_API_KEY or server.api_keys, or listen on '127.0.0.1'",
+            f"set {key_variables(server.profile)}, or server.api_keys, or listen on '127.0.0.1'",
         )
 
 

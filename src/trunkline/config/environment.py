@@ -124,8 +124,16 @@ OVERRIDES = (
 
 def key_variable(environ: Mapping[str, str], *, profile: str, api_keys: Collection[str]) -> str | None:
     """The variable that one of these keys was read from."""
-    read = [one.variable for one in OVERRIDES if one.key == "server.api_keys" and one.profile in (None, profile)]
-    return next((variable for variable in read if environ.get(variable) in api_keys), None)
+    return next((variable for variable in _read_for_keys(profile) if environ.get(variable) in api_keys), None)
+
+
+def key_variables(profile: str) -> str:
+    """The variables that a key may be set by, in words."""
+    return " or ".join(_read_for_keys(profile))
+
+
+def _read_for_keys(profile: str) -> list[str]:
+    return [one.variable for one in OVERRIDES if one.key == "server.api_keys" and one.profile in (None, profile)]
 
 
 PROCESS_ENVIRON: Mapping[str, str] = os.environ  # the one place; everything above takes a mapping

@@ -15,7 +15,7 @@ from hashlib import sha256
 import msgspec
 from starlette.types import Scope
 
-from trunkline.config.environment import OVERRIDES
+from trunkline.config.environment import key_variables
 from trunkline.config.profiles import Profile
 from trunkline.config.schema import ServerSettings
 from trunkline.engine.auxiliary import is_auxiliary, is_temporary
@@ -85,7 +85,7 @@ def _permitted(session_id: str, runtime: Runtime, *, param: str) -> str:
     if runtime.profile.session_needs_key and not _has_keys(runtime.settings):
         raise PermissionDenied(
             "A session can only be named where the server asks for an API key, and this one has none configured: "
-            f"whoever runs it sets {_key_variables(runtime.settings)}, or server.api_keys.",
+            f"whoever runs it sets {key_variables(runtime.settings.profile)}, or server.api_keys.",
             param=MEMBER,
         )
     return session_id
@@ -138,7 +138,8 @@ def _memory_key_of(scope: Scope, profile: Profile, settings: ServerSettings) -> 
     if not _has_keys(settings):
         raise PermissionDenied(
             f"'{name}' can only be used where the server asks for an API key, and this one has none configured: "
-            f"whoever can reach it could choose any memory. Whoever runs it sets {_key_variables(settings)}, or server.api_keys.",
+            "whoever can reach it could choose any memory. Whoever runs it sets "
+            f"{key_variables(settings.profile)}, or server.api_keys.",
             param=name,
         )
     try:
@@ -154,12 +155,6 @@ def _memory_key_of(scope: Scope, profile: Profile, settings: ServerSettings) -> 
 
 def _has_keys(settings: ServerSettings) -> bool:
     return bool(settings.api_keys or settings.keys)
-
-
-def _key_variables(settings: ServerSettings) -> str:
-    """The variables that a key may be set by."""
-    reads = (None, settings.profile)
-    return " or ".join([one.variable for one in OVERRIDES if one.key == "server.api_keys" and one.profile in reads])
 
 
 def _text(value: msgspec.Raw) -> str:
