@@ -396,7 +396,7 @@ async def test_a_thread_that_goes_on_speaking_after_the_answer_is_let_go_when_no
     backend = await started(Agent())
     batches = batches_of(backend, request_of("x"))
     await anext(batches)
-    await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name() == "agent-turn_1"])
+    await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name().startswith("agent=bot")])
     await batches.aclose()
     await asyncio.to_thread(talking[0].join, DEADLINE_S)
     assert not talking[0].is_alive()

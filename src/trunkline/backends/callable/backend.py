@@ -122,7 +122,8 @@ class PythonBackend:
         if self._doorbell is None or self._doorbell.loop is not loop:
             self._doorbell = Doorbell(loop)
         run = self._run(self._form, request, context, Channel(clock=context.clock, doorbell=self._doorbell))
-        task = asyncio.create_task(run.drive(), name=f"agent-{context.turn_id}")
+        # Its name is what the log says of it, where it holds the loop or does not end.
+        task = asyncio.create_task(run.drive(), name=f"agent={self._name} request_id={context.request_id}")
         self._running[task] = run
         task.add_done_callback(self._running.pop)
         try:
