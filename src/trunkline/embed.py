@@ -28,6 +28,7 @@ from trunkline.assembly import assemble
 from trunkline.config.agent_names import GIVEN
 from trunkline.config.expect import unknown
 from trunkline.config.load import build_config
+from trunkline.config.profiles import PROFILES
 from trunkline.config.schema import Config, PythonSettings, ServerSettings
 from trunkline.model.errors import ConfigError
 from trunkline.server.app import Application
@@ -61,7 +62,7 @@ def create_app(
 
     Args:
         agent: whatever `trunkline serve` takes as an agent, or a mapping from model names to several.
-        model_name: what clients call a single agent; by default its own name.
+        model_name: what clients call a single agent; by default the profile's name for one, or its own.
         api_keys: bearer tokens. Without them, whoever reaches the program around it reaches the agent.
         profile: wire settings to speak with.
         store_url: where sessions and stored responses are kept, as in `sqlite:///agent.db`.
@@ -82,7 +83,7 @@ def create_app(
             raise ConfigError(
                 "expected what clients call the agent, got ''; leave it out to use its own name", key="model_name"
             )
-        server["model_name"] = server["default_model"] = model_name or _name_of(agent)
+        server["model_name"] = server["default_model"] = model_name or _name_of(agent, profile)
     elif model_name is not None:
         raise ConfigError("names a single agent; several are named by their mapping's keys", key="model_name")
     elif len(agents) == 1:
@@ -138,8 +139,11 @@ def _laid_over(defaults: dict[str, object], table: object) -> object:
     return {**defaults, **table} if isinstance(table, Mapping) else table
 
 
-def _name_of(agent: object) -> str:
-    """As `trunkline serve` would name it: its own name, or its module's where that is just `agent`."""
+def _name_of(agent: object, profile: str) -> str:
+    """As `trunkline serve` would name it: as the profile's clients know it, else its own name, or its module's where that is just
+    `agent`."""
+    if profile in PROFILES and (known := PROFILES[profile].agent_name):
+        return known
     name = str(getattr(agent, "__name__", type(agent).__name__))
     module = str(getattr(agent, "__module__", "")).rpartition(".")[2]
     return name if name != "agent" or module in ("", "__main__") else module

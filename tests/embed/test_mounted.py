@@ -384,6 +384,8 @@ def test_an_agent_is_called_as_serve_would_call_it() -> None:
     assert named(create_app(agent)) == "test_mounted"
     assert named(create_app(agent, model_name="Help desk")) == "Help desk"
     assert named(create_app({"one": agent})) == "one"
+    assert named(create_app(agent, profile="nanobot")) == "nanobot"
+    assert named(create_app(agent, profile="nanobot", model_name="bot")) == "bot"
 
 
 class Between(BaseHTTPMiddleware):
