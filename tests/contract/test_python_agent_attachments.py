@@ -82,6 +82,13 @@ async def test_process_direct_gets_them_as_files(tmp_path: Path) -> None:
         assert "send base64 data" in refused.error["message"]
 
 
+async def test_a_long_name_is_cut_to_what_a_file_system_takes(tmp_path: Path) -> None:
+    long = {"type": "file", "file": {"filename": f"{'報' * 200}.txt", "file_data": data("WORDS")}}
+    async with serving(CONFIG, base_dir=tmp_path, scripts={"agents.py": AGENTS}) as served:
+        text = said(await chat(served, "Direct", long))
+    assert text.endswith("報.txt=WORDS; look")
+
+
 async def test_run_conversation_gets_images_as_parts_and_no_other_kind(tmp_path: Path) -> None:
     async with serving(CONFIG, base_dir=tmp_path, scripts={"agents.py": AGENTS}) as served:
         assert said(await chat(served, "Conversation", IMAGE)) == "text image_url"

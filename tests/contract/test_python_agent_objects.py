@@ -2,8 +2,10 @@
 
 import asyncio
 import base64
+import contextlib
 import functools
 import logging
+import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -855,3 +857,90 @@ async def test_a_class_with_call_makes_an_agent_for_each_turn() -> None:
     backend = await started(Counter)
     assert [text_in(await events_of(backend, request_of("x"))) for _ in range(2)] == ["1", "1"]
     await backend.close()
+
+
+async def test_an_agent_whose_client_leaves_just_before_it_begins_does_not_begin() -> None:
+    """An interrupt in between would find nothing to interrupt."""
+    attaching, left, let_go, ran = threading.Event(), threading.Event(), threading.Event(), threading.Event()
+
+    class Agent:
+        _say: object = None
+
+        @property
+        def stream_delta_callback(self) -> object:
+            return self._say
+
+        @stream_delta_callback.setter
+        def stream_delta_callback(self, say: object) -> None:
+            if say is None:
+                let_go.set()
+            else:
+                attaching.set()
+                left.wait(DEADLINE_S)
+
+        def run_conversation(self, user_message: str) -> str:
+            ran.set()
+            return "nobody hears it"
+
+    backend = await started(Agent())
+    reading = asyncio.create_task(events_of(backend, request_of("x")))
+    await asyncio.to_thread(attaching.wait, DEADLINE_S)
+    reading.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await reading
+    left.set()
+    assert await asyncio.to_thread(let_go.wait, DEADLINE_S)
+    assert not ran.is_set()
+
+
+def test_an_object_that_takes_one_turn_at_a_time_does_so_on_one_loop_after_another() -> None:
+    class Agent:
+        stream_delta_callback: object = None
+
+        def run_conversation(self, user_message: str) -> str:
+            return "said"
+
+    async def two_at_once(backend: PythonBackend) -> list[str]:
+        answers = await asyncio.gather(*[events_of(backend, request_of("x")) for _ in range(2)])
+        return [text_in(events) for events in answers]
+
+    backend = asyncio.run(started(Agent()))
+    for _ in range(2):
+        assert asyncio.run(two_at_once(backend)) == ["said", "said"]
+
+
+class Blocking(str):
+    """Base64 that takes its time to be read."""
+
+    __slots__ = ()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def __getitem__(self, key: object) -> str:
+        self.begun.set()
+        self.go_on.wait(DEADLINE_S)
+        return super().__getitem__(key)  # type: ignore[index]
+
+
+async def test_files_of_a_turn_that_ended_while_they_were_saved_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Agent:
+        def process_direct(self, content: str, media: list[str]) -> str:
+            return "never"
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    backend = await started(Agent(), max_concurrency=1)
+    parts = [FilePart(data=base64.b64encode(b"first").decode()), FilePart(data=Blocking("c2Vjb25k"))]
+    reading = asyncio.create_task(
+        events_of(backend, request_of(Message(role="user", content=(TextPart("look"), *parts))))
+    )
+    await asyncio.to_thread(Blocking.begun.wait, DEADLINE_S)
+    (folder,) = await asyncio.to_thread(lambda: list(tmp_path.iterdir()))
+    reading.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await reading
+    await asyncio.to_thread(folder.mkdir)  # as where a file was written while the folder was being removed
+    Blocking.go_on.set()
+    await backend.close()
+    assert not await asyncio.to_thread(lambda: list(tmp_path.iterdir()))
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

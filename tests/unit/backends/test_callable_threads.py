@@ -150,3 +150,41 @@ def test_an_idle_thread_holds_nothing_of_its_last_job() -> None:
         pass
     assert kept() is None
     workers.close()
+
+
+def test_a_job_that_no_thread_can_be_started_for_is_refused_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = WorkerThreads(size=1, name="t")
+    ran: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", cannot_start)
+        workers.prepare()
+        with pytest.raises(
+            BackendUnavailable, match="agent 't': no thread can be started for it: can't start new thread"
+        ):
+            workers.submit(lambda: ran.append("refused"))
+    workers.submit(lambda: ran.append("later")).done.wait()
+    assert ran == ["later"]
+    workers.close()
+
+
+def test_a_job_waits_for_the_threads_there_are_where_no_more_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = WorkerThreads(size=2, name="t")
+    release, began = threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        release.wait()
+
+    first = workers.submit(work)
+    began.wait()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", cannot_start)
+        second = workers.submit(lambda: None)
+    release.set()
+    first.done.wait()
+    second.done.wait()
+    workers.close()
+
+
+def cannot_start(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")

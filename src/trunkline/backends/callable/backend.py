@@ -86,7 +86,6 @@ class PythonBackend:
         if self._form is None:
             self._form = self._located(self._load)
             self.capabilities = msgspec.structs.replace(self.capabilities, parts=self._form.parts)
-            self._alone = asyncio.Lock() if self._form.exclusive else None
 
     async def start(self) -> None:
         self.check()
@@ -121,6 +120,7 @@ class PythonBackend:
         loop = asyncio.get_running_loop()
         if self._doorbell is None or self._doorbell.loop is not loop:
             self._doorbell = Doorbell(loop)
+            self._alone = asyncio.Lock() if self._form.exclusive else None
         run = self._run(self._form, request, context, Channel(clock=context.clock, doorbell=self._doorbell))
         # Its name is what the log says of it, where it holds the loop or does not end.
         task = asyncio.create_task(run.drive(), name=f"agent={self._name} request_id={context.request_id}")

@@ -16,6 +16,8 @@ from trunkline.agent import Attachment, AudioPart, FilePart, ImagePart
 from trunkline.model.errors import InvalidParameter
 
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[^,;]*)*;base64,", re.IGNORECASE | re.ASCII)
+NAME_BYTES = 200
+"""Of a file's own name; file systems take 255."""
 _UNSAFE = re.compile(r"[^\w. -]+")
 
 
@@ -84,7 +86,7 @@ def _extension(kind: str, otherwise: str) -> str:
 def _safe(filename: str | None) -> str:
     """The client's own name for the file, without a folder and whatever else a path could take for more than a name."""
     name = _UNSAFE.sub("_", (filename or "").replace("\\", "/").rpartition("/")[2]).strip(" .")
-    return name[-120:]
+    return name.encode()[-NAME_BYTES:].decode(errors="ignore")
 
 
 def _not_here() -> Unreadable:

@@ -168,11 +168,11 @@ class RunConversation:
         method = self._object.method(agent)
         if self.on_loop:
             return self._awaited(agent, cast("Callable[..., Awaitable[object]]", method), arguments, attributes)
-        if turn.cancelled:  # its client left while the object was made
-            return ""
         own = self.exclusive or not self._object.shared
         around = self._hermes.around(agent, turn, session_id=session_id, memory_key=memory_key)
         with around, _attached(agent, attributes), voice.stoppable(agent if own else None):
+            if turn.cancelled:  # its client left before there was anything to interrupt
+                return ""
             counted = self._counted(agent)
             value = method(**arguments)
             return self._with_usage(value, agent, counted)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import shutil
 import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -102,10 +103,18 @@ class Run:
             yield
             return
         with tempfile.TemporaryDirectory(prefix="trunkline-", ignore_cleanup_errors=True) as folder:
-            saved: list[str] = []
-            await self._in_thread(lambda: saved.extend(save(self._turn.attachments, Path(folder))))
-            self._voice.media = saved
+            await self._in_thread(lambda: self._save(Path(folder)))
             yield
+
+    def _save(self, folder: Path) -> None:
+        try:
+            self._voice.media = save(self._turn.attachments, folder)
+        except OSError:
+            if not self._turn.cancelled:
+                raise
+        finally:
+            if self._turn.cancelled:  # the folder is being removed meanwhile, and something of it may be left
+                shutil.rmtree(folder, ignore_errors=True)
 
     async def _answered(self) -> None:
         if self._alone is not None:

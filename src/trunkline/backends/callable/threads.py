@@ -59,12 +59,15 @@ class WorkerThreads:
 
     def prepare(self) -> None:
         """Starts threads ahead of the first turns: starting one costs the loop more than waking one."""
-        with self._changed:
+        with self._changed, contextlib.suppress(RuntimeError):  # there may be no more: a turn that gets none says so
             while self._threads < min(self._size, PREPARED) and not self._closed:
                 self._hire()
 
     def submit(self, run: Callable[[], None]) -> Job:
-        """Has a thread call `run`, which must not raise. Raises BackendUnavailable when too many threads are lost."""
+        """Has a thread call `run`, which must not raise.
+
+        Raises BackendUnavailable when too many threads are lost, or there is none and the process may start no more.
+        """
         job = Job(run)
         with self._changed:
             if self._closed:
@@ -74,7 +77,14 @@ class WorkerThreads:
                     f"agent {self._name!r}: {MAX_ABANDONED} calls have not returned since their clients left; restart"
                 )
             self._waiting.append(job)
-            self._staff()
+            try:
+                self._staff()
+            except RuntimeError as error:
+                if not self._threads:
+                    self._waiting.remove(job)
+                    raise BackendUnavailable(
+                        f"agent {self._name!r}: no thread can be started for it: {error}"
+                    ) from error
             self._changed.notify()
         return job
 
@@ -91,7 +101,8 @@ class WorkerThreads:
             self._at_work.discard(job)
             self._abandoned.add(job)
             self._threads -= 1
-            self._staff()
+            with contextlib.suppress(RuntimeError):  # who waits gets the next thread that is free
+                self._staff()
 
     def close(self) -> list[Job]:
         """No further jobs; idle threads end. Gives the jobs still in a thread."""
@@ -103,13 +114,13 @@ class WorkerThreads:
             return [*self._at_work, *self._abandoned]
 
     def _staff(self) -> None:
-        """Starts a thread for a waiting job that no idle thread will take."""
+        """Starts a thread for a waiting job that no idle thread will take. Raises RuntimeError where there may be no more."""
         if len(self._waiting) > self._idle and self._threads < self._size:
             self._hire()
 
     def _hire(self) -> None:
-        self._threads += 1
         threading.Thread(target=self._work, name=f"agent-{self._name}", daemon=True).start()
+        self._threads += 1
 
     def _work(self) -> None:
         _give_way()
