@@ -16,7 +16,7 @@ from trunkline.engine.honour import check_streaming
 from trunkline.model import events as ev
 from trunkline.model.errors import InvalidParameter, TurnFailure
 from trunkline.ports.backend import Context, RelayAnswer, RelayBatch
-from trunkline.ports.operations import OperationAnswer, OperationRequest, Operations
+from trunkline.ports.operations import OperationAnswer, OperationRequest
 from trunkline.ports.runtime import Clock, Entropy
 from trunkline.routing.balancer import Balancer, Endpoint, Lease
 from trunkline.routing.router import Router, Step
@@ -80,12 +80,12 @@ class OperationGateway:
         return await self._failover.first(call, _prepare, _ask, operation=request.operation, able=_able)
 
     async def _perform(self, call: Call, request: OperationRequest, lease: Lease, *, certain: bool) -> Performed:
-        backend, outcome, answers = lease.endpoint.backend, call.outcome, list[OperationAnswer]()
-        assert isinstance(backend, Operations), "others are no candidates"
-        performer, context = backend, self._context(call, lease)  # names that the closure can trust
+        performer, outcome, answers = lease.endpoint.performer, call.outcome, list[OperationAnswer]()
+        assert performer is not None, "others are no candidates"
+        perform, context = performer.perform, self._context(call, lease)
 
         async def source() -> RelayAnswer:
-            answers.append(await performer.perform(request, context))
+            answers.append(await perform(request, context))
             return answers[-1]
 
         outcome.backend, outcome.endpoint = lease.endpoint.backend_name, lease.endpoint.label
@@ -134,7 +134,7 @@ def _prepare(call: Call, endpoint: Endpoint) -> Prepared:
 
 
 def _has(endpoint: Endpoint, request: OperationRequest) -> bool:
-    return isinstance(endpoint.backend, Operations) and request.operation in endpoint.backend.operations
+    return endpoint.performer is not None and request.operation in endpoint.performer.operations
 
 
 def _names(backends: Sequence[str]) -> str:

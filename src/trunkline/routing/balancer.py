@@ -17,6 +17,7 @@ import msgspec
 
 from trunkline.model.errors import BackendError, BackendUnavailable, RateLimited, TrunklineError, TurnFailure
 from trunkline.ports.backend import Backend, Relay
+from trunkline.ports.operations import Operations
 from trunkline.ports.runtime import Clock
 from trunkline.ports.timers import Timers
 from trunkline.routing.breaker import Breaker, failure_class
@@ -62,8 +63,9 @@ class Endpoint:
         self.label = label
         self.backend = backend
         self.backend_name = backend_name or label
-        # Whether a backend relays is asked once: isinstance with a protocol costs as much as reading a request.
+        # What a backend does beside answering is asked once: isinstance with a protocol costs as much as reading a request.
         self.relay = backend if isinstance(backend, Relay) else None
+        self.performer = backend if isinstance(backend, Operations) else None
         self.capacity = capacity
         self.max_queue = max_queue
         self.weight = weight
