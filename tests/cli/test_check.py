@@ -103,6 +103,40 @@ def test_two_agents_that_nobody_told_apart_are_no_one_model(tmp_path: Path) -> N
     assert run("check", "trunkline.toml", cwd=tmp_path).returncode == 0
 
 
+def test_an_entry_does_not_silently_take_an_agents_name(tmp_path: Path) -> None:
+    """An agent that no entry routes to is called as its target says: where an entry is called so, nobody could ask for it."""
+    text = """
+        [[models]]
+        name = "agent"
+        routes = [{ backend = "sales" }]
+        [[models]]
+        name = "support"
+        routes = [{ backend = "sales" }]
+        [backends.sales]
+        type = "python"
+        target = "support_bot.py:agent"
+        [backends.support]
+        type = "python"
+        target = "support/agent.py:agent"
+    """
+    (tmp_path / "support").mkdir()
+    (tmp_path / "support" / "agent.py").write_text("def agent(turn):\n    return 'me'\n")
+    write(tmp_path, text)
+    entry = ["[[models]]", 'name = "support-agent"', 'routes = [{ backend = "support" }]']
+    for command in (("check",), ("serve", "--port", "0", "--config")):
+        ended = run(*command, "trunkline.toml", cwd=tmp_path)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        first, *rest = ended.stderr.splitlines()
+        assert first == (
+            "trunkline: error: config trunkline.toml: models[0].name: 'agent' is also what the agent of backends.support is "
+            "called, and nobody could ask for that one; give it a name that is free:"
+        )
+        assert rest == entry
+    write(tmp_path, text + "\n".join(entry))
+    rows = run("check", "trunkline.toml", cwd=tmp_path).stdout.splitlines()[1:4]
+    assert [row.split()[:2] for row in rows] == [["agent", "sales"], ["support", "sales"], ["support-agent", "support"]]
+
+
 def test_a_target_without_an_attribute_lists_what_its_file_has(tmp_path: Path) -> None:
     write(tmp_path, '[backends.support]\ntype = "python"\ntarget = "support_bot.py"\n')
     ended = run("check", "trunkline.toml", cwd=tmp_path)

@@ -305,12 +305,33 @@ def _agents(config: Config) -> Iterator[Problem]:
         other = first.setdefault(called, name)
         known = config.backends[other]
         if isinstance(known, PythonSettings) and _agent(settings.target) != _agent(known.target):
-            entries = [f'[[models]]\nname = "{one}"\nroutes = [{{ backend = "{one}" }}]' for one in (other, name)]
+            entries = [_entry(one, backend=one) for one in (other, name)]
             yield Problem(
                 f"{join('backends', name)}.target",
                 f"{settings.target!r} is model {called!r}, and so is {known.target!r} of {join('backends', other)}: each would "
                 "get some of the other's requests; give them names:\n" + "\n\n".join(entries),
             )
+
+
+def _hidden_agents(config: Config) -> Iterator[Problem]:
+    """Agents that nobody could ask for, as an entry that leads elsewhere is called like them."""
+    entries = {model.name: index for index, model in enumerate(config.models)}
+    for name in unlisted_backends(config):
+        if not isinstance(config.backends[name], PythonSettings):
+            continue
+        for called in static_models(config, name) or ():
+            if called in entries:
+                free = name if name not in entries else f"{name}-agent"
+                yield Problem(
+                    f"models[{entries[called]}].name",
+                    f"{called!r} is also what the agent of {join('backends', name)} is called, and nobody could ask for that one; "
+                    f"give it a name that is free:\n{_entry(free, backend=name)}",
+                )
+
+
+def _entry(name: str, *, backend: str) -> str:
+    """What to write for a backend to be a model of that name."""
+    return f'[[models]]\nname = "{name}"\nroutes = [{{ backend = "{backend}" }}]'
 
 
 def _agent(target: str) -> tuple[str, str]:
@@ -340,6 +361,7 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _backends,
     _models,
     _agents,
+    _hidden_agents,
     _default_model,
     _model_name,
     _origins,
