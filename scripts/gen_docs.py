@@ -309,8 +309,9 @@ def error_page() -> str:
         "`data:` line, and then with neither a finish reason nor `[DONE]`.\n\n"
         "`retryable` says whether the same request may succeed when it is sent again; with 429 the `Retry-After` "
         "header says when. A raised error may carry a more precise code than its class's.\n\n"
-        "When a Python agent has been run and failed (500, 502, 504), the answer has `x-should-retry: false`: the official SDKs "
-        "repeat a 5xx by themselves, obey this header, and would have the agent do everything again.\n\n"
+        "When a Python agent has been run and failed (500, 502, 504), or its answer could not be stored (503), the answer has "
+        "`x-should-retry: false`: the official SDKs repeat a 5xx by themselves, obey this header, and would have the agent do "
+        "everything again.\n\n"
         "On `/v1/responses` an unknown model is a 400 with the code `model_not_found`, as it is at OpenAI; everywhere else it is a "
         "404. What is wrong with a model server is said by the name of its backend; its address and the cause are in the log, in "
         "a line with the id of the request.\n\n"
@@ -390,7 +391,8 @@ HEADER_TEXTS = {
     "x-trunkline-cache": "`hit` or `miss`, where the answer may come from the [cache](cache.md).",
     "x-trunkline-warning": "What went wrong beside the answer: a session that could not be read, a question that nobody saw.",
     "x-trunkline-ignored": "Parameters that were accepted and that nothing used.",
-    "x-should-retry": "`false` where an agent that was run has failed: the official SDKs then do not run it again.",
+    "x-should-retry": "`false` where an agent that was run has failed, or its answer could not be stored: the official SDKs then "
+    "do not run it again.",
     "x-accel-buffering": "`no` on streams: a proxy in front must not collect them.",
     "x-content-type-options": "On every answer, for browsers: `nosniff`.",
     "x-frame-options": "The same: `DENY`.",

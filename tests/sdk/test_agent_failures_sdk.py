@@ -12,6 +12,7 @@ from openai import AsyncOpenAI
 
 from tests.conftest import Serve
 from tests.fakes.upstream import FakeUpstream, json_answer
+from tests.faults.disk import no_room
 from tests.sdk.node_program import report_of
 from tests.serving import Serving, eventually
 
@@ -39,6 +40,10 @@ def incomplete(turn):
     with DONE.open("a") as done:
         done.write(turn.input + "\\n")
     return {"failed": True, "error": "out of budget"}
+
+def kept(turn):
+    DONE.with_name(f"run-{len(list(DONE.parent.glob('run-*')))}").touch()
+    return "done"
 """
 TOML = """
 [server]
@@ -58,10 +63,20 @@ def agents(serve: Serve, profile: str = "") -> AbstractAsyncContextManager[Servi
     return serve(TOML.format(profile=profile), scripts={"bot.py": AGENT})
 
 
-async def failure(server: Serving, text: str, *, model: str = "bot", api: str = "chat", stream: bool = False) -> int:
+async def failure(
+    server: Serving,
+    text: str,
+    *,
+    model: str = "bot",
+    api: str = "chat",
+    stream: bool = False,
+    headers: dict[str, str] | None = None,
+) -> int:
     """The status, which the official SDK was told is not to be tried again."""
     said: Any = [{"role": "user", "content": text}]
-    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=2) as client:
+    async with AsyncOpenAI(
+        base_url=f"{server.url}/v1", api_key="none", max_retries=2, default_headers=headers
+    ) as client:
         asked: dict[str, Callable[[], Awaitable[object]]] = {
             "chat": lambda: client.chat.completions.create(model=model, messages=said, stream=stream),
             "responses": lambda: client.responses.create(model=model, input=text, stream=stream),
@@ -91,6 +106,20 @@ async def test_an_agent_that_ends_without_an_answer_is_run_once(serve: Serve, tm
     async with agents(serve) as server:
         assert await failure(server, "x", model="incomplete") == 502
     assert (tmp_path / "done").read_text() == "x\n"
+
+
+@pytest.mark.parametrize("headers", [{}, {"idempotency-key": "k"}], ids=["", "keyed"])
+async def test_an_agent_whose_answer_cannot_be_stored_is_run_once(
+    serve: Serve, tmp_path: Path, headers: dict[str, str]
+) -> None:
+    toml = '[store]\nurl = "sqlite:///kept.db"\n[backends.kept]\ntype = "python"\ntarget = "bot.py:kept"\n'
+    async with serve(toml, scripts={"bot.py": AGENT}) as server:
+        with no_room():
+            assert await failure(server, "x", model="kept", api="responses", headers=headers) == 503
+            body = b'{"model": "kept", "input": "x", "background": true}'
+            unasked = await server.request("POST", "/v1/responses", body)
+    assert (unasked.status, unasked.headers.get("x-should-retry")) == (503, None)
+    assert [(tmp_path / run).exists() for run in ("run-0", "run-1")] == [True, False]
 
 
 @pytest.mark.parametrize("profile", ["hermes", "nanobot"])
@@ -132,11 +161,11 @@ async def test_a_page_of_a_browser_can_read_it(serve: Serve) -> None:
     assert "x-should-retry" in failed.headers["access-control-expose-headers"].lower()
 
 
-async def test_whoever_waits_for_the_same_answer_is_told_too(serve: Serve, tmp_path: Path) -> None:
+@pytest.mark.parametrize("header", ["idempotency-key", "x-trunkline-cache"])
+async def test_whoever_waits_for_the_same_answer_is_told_too(serve: Serve, tmp_path: Path, header: str) -> None:
     async with agents(serve) as server:
         asked = [
-            asyncio.create_task(server.chat("raise when told", model="bot", headers={"idempotency-key": "k"}))
-            for _ in range(2)
+            asyncio.create_task(server.chat("raise when told", model="bot", headers={header: "use"})) for _ in range(2)
         ]
         await eventually(lambda: len(server.application.runtime.state.in_flight) == 2 and (tmp_path / "done").exists())
         (tmp_path / "go").touch()

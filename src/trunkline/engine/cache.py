@@ -102,7 +102,10 @@ class AnswerCache:
         reader = under_way.flight.join(again=Replay(call, entropy=self._entropy).again)
         async with contextlib.AsyncExitStack() as not_given:
             not_given.push_async_callback(reader.aclose)
-            await reader.opened()
+            try:
+                await reader.opened()
+            finally:
+                call.outcome.acted = under_way.flight.outcome.acted
             call.outcome.grace_s = under_way.flight.outcome.grace_s
             row.joined += 1
             row.hits += 1

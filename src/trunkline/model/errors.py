@@ -274,9 +274,10 @@ class AgentIncomplete(BackendError):
 
 
 class StoreError(TrunklineError):
-    """What the store did not take or give. It passes, so clients are told to try again."""
+    """The store did not take or give something, as its disk is full or its file is held: that passes."""
 
     status = 503
+    retryable = True
     default_code = "store_error"
 
 

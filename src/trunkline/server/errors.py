@@ -19,6 +19,8 @@ class ErrorEncoder(Protocol):
 
 _AFTER_ACTING = frozenset({500, 502, 504})
 """With 429 and 503 clients may well ask again: nothing has been done, or the server is leaving."""
+_NOT_STORED = frozenset({"store_error", "store_full", "store_locked"})
+"""But not where something has been done and only its answer could not be kept."""
 
 ErrorsFor = Callable[[str], ErrorEncoder]
 """The envelope of each path's errors."""
@@ -34,7 +36,7 @@ async def send_error(error: TrunklineError, exchange: Exchange, encoder: ErrorEn
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", ", ".join(error.allow).encode()))
     outcome = exchange.outcome
-    if outcome.acted and error.status in _AFTER_ACTING:
+    if outcome.acted and (error.status in _AFTER_ACTING or error.code in _NOT_STORED):
         headers.append((b"x-should-retry", b"false"))  # the official SDKs repeat a 5xx by themselves, and obey this
     refused_by = outcome.route or outcome.endpoint
     if refused_by is not None:  # somebody was asked: whose error it is
