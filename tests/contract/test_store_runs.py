@@ -98,3 +98,15 @@ async def test_a_run_goes_some_time_after_its_end_and_its_response_stays(store: 
     assert await store.load_response("a", "resp_short") is not None
     assert len(await store.read_events("a", "resp_long", after=-1, limit=9)) == 1
     assert [run.id for run in await store.unfinished_runs()] == ["resp_long"]
+
+
+async def test_a_server_that_leaves_is_noted_with_what_is_in_progress(store: SqliteStore, clock: HandClock) -> None:
+    for run_id in ("resp_queued", "resp_begun", "resp_ended"):
+        await begin(store, run_id)
+    await end(store, "resp_ended", at=clock.now)
+    await store.start_run("a", "resp_begun")
+    for tenant, run_id in (("b", "resp_begun"), ("a", "resp_begun"), ("a", "resp_queued"), ("a", "resp_ended")):
+        await store.note_stop(tenant, run_id)
+    stops = {run.id: run.stops for run in await store.list_runs("a", Page())}
+    assert stops == {"resp_queued": 0, "resp_begun": 1, "resp_ended": 0}
+    assert [run.stops for run in await store.unfinished_runs()] == [0, 1]
