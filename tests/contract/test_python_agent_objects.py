@@ -360,6 +360,30 @@ async def test_a_reader_that_leaves_cancels_it() -> None:
     await left.wait()
 
 
+async def test_a_decorated_process_direct_is_awaited() -> None:
+    def traced(method: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+        """As decorators do that were written for plain functions: what comes out of it is no coroutine function."""
+
+        @functools.wraps(method)
+        def call(*arguments: object, **named: object) -> Awaitable[object]:
+            return method(*arguments, **named)
+
+        return call
+
+    class Agent:
+        _last_usage: object = None
+
+        @traced
+        async def process_direct(self, content: str, on_stream: OnStream) -> Outbound:
+            await on_stream("Hello")
+            self._last_usage = {"prompt_tokens": 3, "completion_tokens": 1}
+            return Outbound("Hello")
+
+    events = await answer(Agent())
+    assert text_in(events) == "Hello"
+    assert fold(events).usage == Usage(input_tokens=3, output_tokens=1)
+
+
 async def test_what_comes_after_the_end_is_dropped_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     kept: list[OnStream] = []
 

@@ -89,22 +89,15 @@ class ProcessDirect:
             },
             if_named={"on_progress": voice.progress, "hooks": [hook]},
         )
-        method = self._object.method(agent)
-        if self.on_loop:
-            return self._awaited(agent, cast("Callable[..., Awaitable[object]]", method), arguments, hook)
         with self._turns.usage_of(agent) as usage:
-            value = method(**arguments)
-            return _spoken(value, hook.usage or usage(), hook.state)
+            value = self._object.method(agent)(**arguments)
+            if not isinstance(value, Awaitable):
+                return _spoken(value, hook.usage or usage(), hook.state)
+        return self._awaited(agent, value, hook)
 
-    async def _awaited(
-        self,
-        agent: object,
-        method: Callable[..., Awaitable[object]],
-        arguments: Mapping[str, object],
-        hook: RunHook,
-    ) -> object:
+    async def _awaited(self, agent: object, said: Awaitable[object], hook: RunHook) -> object:
         with self._turns.usage_of(agent) as usage:
-            value = await method(**arguments)
+            value = await said
             return _spoken(value, hook.usage or usage(), hook.state)
 
 
