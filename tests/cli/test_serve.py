@@ -245,6 +245,37 @@ def test_a_stream_left_after_the_grace_ends_with_an_error_and_no_done(tmp_path: 
         assert "Traceback" not in program.errors()
 
 
+@pytest.mark.parametrize(
+    ("start", "left"),
+    [
+        ("await asyncio.to_thread(threading.Event().wait)", "threads that have not ended ("),
+        ("executor.submit(threading.Event().wait)", "threads that have not ended (own_0)"),
+        ("child.start(); pid.write_text(str(child.pid))", "processes that have not ended"),
+    ],
+)
+def test_what_an_agent_has_started_cannot_keep_the_process(tmp_path: Path, start: str, left: str) -> None:
+    pid = tmp_path / "pid"
+    (tmp_path / "bot.py").write_text(
+        "import asyncio, multiprocessing, pathlib, signal, threading\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "executor = ThreadPoolExecutor(thread_name_prefix='own')\n"
+        "child = multiprocessing.get_context('fork').Process(target=signal.pause)\n"
+        f"pid = pathlib.Path({str(pid)!r})\n"
+        "async def agent(turn):\n"
+        "    yield 'first'\n"
+        f"    {start}\n"
+        "    yield 'second'\n"
+    )
+    with Program("bot.py:agent", "--port", "0", cwd=tmp_path) as program:
+        with program.stream("x") as payloads:
+            awaited = "first" if start.startswith("await") else "second"
+            assert any(awaited in payload for payload in payloads)
+        assert program.stop() == 0
+        assert f"stopped without waiting for {left}" in program.errors()
+    if pid.exists():
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
 def test_an_agent_that_swallows_its_cancellation_cannot_keep_the_process(tmp_path: Path) -> None:
     (tmp_path / "my_agent.py").write_text(
         "import asyncio\n\n\nasync def agent(turn):\n    yield 'one'\n    while True:\n        try:\n"

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import os
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from trunkline.model.errors import BackendError, ConfigError
 MODELS_WITHIN_S = 5.0
 PARENT_FD = 0
 LEFT_S = 1.0
+EXIT_S = 5.0
 
 
 class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +97,7 @@ def serve(
         application = assemble(config, base_dir=base_dir, only_model_answers=options.config is None)
         given_in = key_variable(environ, profile=config.server.profile, api_keys=config.server.api_keys)
         runner.run(_serve(application, listener, options=options, config=config, given_in=given_in, output=output))
+        _exit_in_time(prints, output)
         if runner.run(_left_behind()):
             prints.finish()
             os._exit(0)  # closing the loop would wait for them for ever
@@ -119,6 +122,24 @@ async def _left_behind() -> bool:
         names = ", ".join(sorted(task.get_name() for task in left))
         log.error("%d tasks did not end when they were cancelled: %s", len(left), names)
     return bool(left)
+
+
+def _exit_in_time(prints: Prints, output: Output) -> None:
+    """Ends the process where it does not end by itself: Python waits for threads of executors and for what `multiprocessing` has
+    started, and an agent may have one that never returns. In that time agents can still do what they want done at the exit."""
+
+    def leave() -> None:
+        prints.finish()
+        others = set(threading.enumerate()) - {threading.main_thread()}
+        waiting = sorted(thread.name for thread in others if not thread.daemon)
+        what = f"threads that have not ended ({', '.join(waiting)})" if waiting else "processes that have not ended"
+        output.note(f"stopped without waiting for {what}; agents started them")
+        os._exit(0)
+
+    for after_s, end in ((EXIT_S, leave), (EXIT_S + LEFT_S, partial(os._exit, 0))):  # the note may wait for its reader
+        timer = threading.Timer(after_s, end)
+        timer.daemon = True
+        timer.start()
 
 
 async def _serve(
