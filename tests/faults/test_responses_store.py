@@ -221,7 +221,8 @@ async def test_a_turn_costs_the_store_the_same_after_ten_turns_and_after_a_thous
             """The statements it took, and the bytes of its row."""
             asked.clear()
             created = await client.create("hello there", previous_response_id=parent)
-            statements = [" ".join(text.split()[:3]) for text in asked]
+            # Usage is written at its own time, which may be now.
+            statements = [" ".join(text.split()[:3]) for text in asked if "responses" in text]
             with contextlib.closing(sqlite3.connect(tmp_path / "kept.db")) as looking:
                 ((size_bytes,),) = looking.execute(
                     "SELECT length(input) + length(output) + length(object) + length(coalesce(context, x''))"
@@ -234,7 +235,7 @@ async def test_a_turn_costs_the_store_the_same_after_ten_turns_and_after_a_thous
             await turn(parent)
         (few, small), (many, large) = await turn("resp_0009"), await turn("resp_0999")
         assert many == few
-        assert len(few) <= 8
+        assert 0 < len(few) <= 6
         assert large - small < 10  # the digits of its usage
 
 
