@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
 from trunkline.backends.callable.doorbell import PAUSE_S, Doorbell
 
 
@@ -13,8 +15,11 @@ class WatchedLoop(asyncio.SelectorEventLoop):
         super().__init__()
         self.wakes: list[Callable[..., object]] = []
         self.pauses: list[Callable[..., object]] = []
+        self.stops: list[BaseException] = []  # what is raised in the thread that asks
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: object, **_: object) -> asyncio.Handle:
+        if self.stops:
+            raise self.stops.pop()
         self.wakes.append(callback)
         return asyncio.Handle(callback, args, self)
 
@@ -86,3 +91,13 @@ def test_who_rings_after_the_loops_end_is_told() -> None:
     bell = Doorbell(loop)
     assert not bell.ring(lambda: None)
     assert not bell.ring(lambda: None)
+
+
+def test_a_thread_that_is_stopped_while_it_rings_silences_nobody() -> None:
+    loop = WatchedLoop()
+    bell = Doorbell(loop)
+    loop.stops.append(SystemExit())
+    with pytest.raises(SystemExit):
+        bell.ring(lambda: None)
+    assert heard(loop, bell, "a")(loop.wakes) == "a"
+    loop.close()

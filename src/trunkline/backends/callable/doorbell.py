@@ -24,16 +24,19 @@ class Doorbell:
 
     def ring(self, wake: Callable[[], None]) -> bool:
         """In any thread: has the loop call `wake`, which must not raise. False when the loop is gone."""
-        with self._mutex:
-            self._rung.append(wake)
-            if self._coming:
-                return True
-            self._coming = True
         try:
+            with self._mutex:
+                self._rung.append(wake)
+                if self._coming:
+                    return True
+                self._coming = True
             self.loop.call_soon_threadsafe(self._come)
         except RuntimeError:  # the loop is closed: the process is stopping
             self._coming = False
             return False
+        except BaseException:  # somebody has stopped this thread from outside; to come once too often harms nobody
+            self._coming = False
+            raise
         return True
 
     def _come(self) -> None:
