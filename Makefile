@@ -5,7 +5,14 @@ set_up := @sh scripts/python.sh -m scripts.set_up
 run := @exec .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow test-clients test-open-webui bench bench-peers lint format lock clean
+targets := help install serve test test-slow test-clients test-open-webui bench bench-peers lint format lock clean
+.PHONY: $(targets)
+
+# Before anything is done: `make serve my_agent.py:agent` would serve without the agent, and say so when the server has ended.
+unknown := $(filter-out $(targets),$(MAKECMDGOALS))
+ifneq ($(unknown),)
+$(error make knows no target $(unknown), see make help; arguments are given as ARGS="$(unknown)")
+endif
 
 help:
 	@echo 'make serve       set up what is missing and start the server   ARGS="my_agent.py:agent --port 0"'

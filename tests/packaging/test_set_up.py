@@ -75,6 +75,16 @@ def test_a_python_that_is_not_there_is_named(checkout: Path) -> None:
     assert "PYTHON=/nowhere/python3 is not a program" in done.stderr
 
 
+def test_what_belongs_into_args_is_not_taken_for_a_target_after_the_server_has_ended(checkout: Path) -> None:
+    done = make(checkout, "serve", "my_agent.py:agent", "PYTHON=/nowhere/python3")
+    assert done.returncode != 0
+    assert (
+        'make knows no target my_agent.py:agent, see make help; arguments are given as ARGS="my_agent.py:agent"'
+        in done.stderr
+    )
+    assert "/nowhere/python3" not in done.stderr
+
+
 def test_an_old_python_is_named_with_what_would_be_right(checkout: Path, tmp_path: Path) -> None:
     old = program(tmp_path / "old", 'case "$*" in *--version*) echo "Python 3.9.2" ;; *) exit 1 ;; esac')
     done = make(checkout, "install", f"PYTHON={old}")
