@@ -11,6 +11,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "backends/callable/hermes.py:session_of": "a module of the package whose agent has been imported already",
     },
     "narrow_excepts": {
+        "backends/callable/doorbell.py:Doorbell.ring": "a thread stopped from outside must not silence the others; raised on",
         "backends/callable/loading.py:_run": "plugin load: an author's module may raise anything, SystemExit included",
         "backends/callable/run.py:Run.drive": "task supervisor: a stranger's code must not end the server",
         "backends/callable/run.py:Run._in_thread.work": "thread supervisor: whatever it raises goes to the task",

@@ -223,6 +223,26 @@ async def test_a_base_url_of_another_end_is_told_how_it_ends(echo: Serving, path
     )
 
 
+@pytest.mark.parametrize(
+    ("path", "routes"),
+    [
+        (
+            "/v1/runs/run_1/cancel",
+            ["POST /v1/runs/{id}/approval", "GET /v1/runs/{id}/events", "POST /v1/runs/{id}/stop"],
+        ),
+        ("/v1/chat/complete", ["POST /v1/chat/completions"]),
+        ("/v1/nothing", ["GET /v1/models", "POST /v1/chat/completions", "POST /v1/responses", "GET /health"]),
+    ],
+)
+async def test_a_path_that_is_almost_one_is_told_which_there_are(echo: Serving, path: str, routes: list[str]) -> None:
+    reply = await echo.request("POST", path, b"{}")
+    assert (reply.status, reply.error["code"]) == (404, "not_found")
+    told, _, see = reply.error["message"].partition("; see ")
+    assert told == f"unknown route POST {path}"
+    assert set(routes) <= set(see.split(", "))
+    assert len(see.split(", ")) < 8
+
+
 async def test_other_unknown_routes_are_told_what_there_is(echo: Serving) -> None:
     for path in ("/v1/chat", "/v2", "/models/one"):
         assert "; see GET /v1/models" in (await echo.get(path)).error["message"]

@@ -129,6 +129,10 @@ def _parse(path: Path, *, file: str) -> Document:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
+        if path.suffix == ".py":
+            raise ConfigError(
+                f"is Python, and a configuration is TOML; an agent is served by: trunkline serve {file}:NAME", file=file
+            ) from None
         raise ConfigError(f"not valid TOML: {error}", file=file) from None
     except RecursionError:
         raise ConfigError("not valid TOML: nested too deep", file=file) from None

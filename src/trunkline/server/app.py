@@ -55,8 +55,7 @@ class Application:
             Cors(runtime.settings.cors_origins, runtime.profile),
             Authentication(tenants_by_digest(runtime.settings), runtime.profile),
         ]
-        find = Dispatch(self._router).find
-        self._edge = Edge(find, runtime, gates=self._gates, errors=errors, mounted=mounted)
+        self._edge = Edge(Dispatch(self._router), runtime, gates=self._gates, errors=errors, mounted=mounted)
 
     @property
     def routes(self) -> Sequence[BaseRoute]:

@@ -29,6 +29,26 @@ class Dispatch:
             return self._router
         return self._exact.get((scope["method"], scope["path"]), self._router)
 
+    def beside(self, path: str) -> list[str]:
+        """The routes that differ from a path in its last part only, each as its method and path; none of the very first level."""
+        *parts, _ = path.split("/")
+        if len(parts) < 3:
+            return []
+        return [
+            f"{method} {route.path}"
+            for route in self._router.routes
+            if isinstance(route, Route) and _leads(route.path.split("/"), parts)
+            for method in sorted(route.methods or ())
+            if method not in ("HEAD", "OPTIONS")
+        ]
+
+
+def _leads(template: list[str], parts: list[str]) -> bool:
+    """Whether a route's path is a path of these parts and one more."""
+    return len(template) == len(parts) + 1 and all(
+        name == part or name.startswith("{") for name, part in zip(template, parts, strict=False)
+    )
+
 
 def _exact(router: Router) -> Iterator[tuple[tuple[str, str], ASGIApp]]:
     """What each method of each fixed path leads to."""

@@ -85,10 +85,15 @@ def _permitted(session_id: str, runtime: Runtime, *, param: str) -> str:
     if runtime.profile.session_needs_key and not _has_keys(runtime.settings):
         raise PermissionDenied(
             "A session can only be named where the server asks for an API key, and this one has none configured: "
-            f"whoever runs it sets {key_variables(runtime.settings.profile)}, or server.api_keys.",
+            f"whoever runs it sets {_places(runtime.settings)}.",
             param=MEMBER,
         )
     return session_id
+
+
+def _places(settings: ServerSettings) -> str:
+    """Where an API key is set."""
+    return f"{key_variables(settings.profile)}, or server.api_keys, or in a program that mounts it create_app(…, api_keys=[…])"
 
 
 def checked_id(session_id: str, *, param: str) -> str:
@@ -138,8 +143,7 @@ def _memory_key_of(scope: Scope, profile: Profile, settings: ServerSettings) -> 
     if not _has_keys(settings):
         raise PermissionDenied(
             f"'{name}' can only be used where the server asks for an API key, and this one has none configured: "
-            "whoever can reach it could choose any memory. Whoever runs it sets "
-            f"{key_variables(settings.profile)}, or server.api_keys.",
+            f"whoever can reach it could choose any memory. Whoever runs it sets {_places(settings)}.",
             param=name,
         )
     try:

@@ -519,6 +519,15 @@ def test_an_integer_with_thousands_of_digits_is_one_line(tmp_path: Path) -> None
         load_config(file, environ={})
 
 
+def test_an_agents_file_in_place_of_a_configuration_is_told_what_serves_it(tmp_path: Path) -> None:
+    file = tmp_path / "good.py"
+    file.write_text("async def agent(turn):\n    yield 'hi'\n", encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=r"is Python, and a configuration is TOML; .*: trunkline serve .*good\.py:NAME"
+    ):
+        load_config(file, environ={})
+
+
 def test_a_key_that_the_environment_sets_too_is_named_by_its_variable(tmp_path: Path) -> None:
     text = '[server]\nkeys = [{name = "a", key = "${TRUNKLINE_API_KEY}"}]\n' + LOCAL
     with pytest.raises(ConfigError, match=r"same key as server.api_keys\[0\], which TRUNKLINE_API_KEY sets"):

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from trunkline.model.errors import InternalError, MethodNotAllowed, NotFound, TrunklineError, shutting_down
 from trunkline.model.ids import new_id
 from trunkline.server.accounting import account
+from trunkline.server.dispatch import Dispatch
 from trunkline.server.errors import ErrorsFor, send_error
 from trunkline.server.exchange import KEY, Exchange, Header, received_headers
 from trunkline.server.runtime import Runtime
@@ -24,6 +25,7 @@ logger = logging.getLogger("trunkline.server")
 SWITCHING_PROTOCOLS = 101
 _BASE_URL_LACKING = re.compile(r"/(?:(?:chat/)?completions|responses|embeddings|models|conversations|runs|sessions)\Z")
 """How a path ends that an SDK makes of its base URL."""
+_MAIN = ("GET /v1/models", "POST /v1/chat/completions", "POST /v1/responses", "GET /health")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _HEADS = frozenset({"http.response.start", "websocket.accept"})
 _SECURITY: list[Header] = [
@@ -43,19 +45,19 @@ Gate = Callable[[Scope, Exchange], ASGIApp | None]
 
 
 class Edge:
-    """Around everything that answers. `find` gives the surface for a request that has passed the gates; `mounted`: the host is
+    """Around everything that answers. `dispatch` gives the surface for a request that has passed the gates; `mounted`: the host is
     another application's."""
 
     def __init__(
         self,
-        find: Callable[[Scope], ASGIApp],
+        dispatch: Dispatch,
         runtime: Runtime,
         *,
         gates: Sequence[Gate],
         errors: ErrorsFor,
         mounted: bool,
     ) -> None:
-        self._find = find
+        self._dispatch = dispatch
         self._security = _SECURITY if mounted else [*_SECURITY, *_WHOLE_HOST]
         self._gates = gates
         self._clock = runtime.clock
@@ -99,7 +101,7 @@ class Edge:
         except TrunklineError as error:
             await self._render(error, exchange, scope, send_out)
         except HTTPException as error:
-            await self._render(_from_router(error, scope), exchange, scope, send_out)
+            await self._render(_from_router(error, scope, self._dispatch), exchange, scope, send_out)
         except asyncio.CancelledError:
             exchange.outcome.error_code = exchange.outcome.error_code or "cancelled"
             if not self._state.aborting:
@@ -119,7 +121,7 @@ class Edge:
             instead = gate(scope, exchange)
             if instead is not None:
                 return instead
-        return self._find(scope)
+        return self._dispatch.find(scope)
 
     def _request_id(self, received: Mapping[bytes, bytes]) -> str:
         given = received.get(b"x-request-id")
@@ -132,7 +134,7 @@ class Edge:
             await send_error(error, exchange, self._errors(scope["path"]), send)
 
 
-def _from_router(error: HTTPException, scope: Scope) -> TrunklineError:
+def _from_router(error: HTTPException, scope: Scope, dispatch: Dispatch) -> TrunklineError:
     """The router's own refusals: no such path, or not with this method."""
     path = str(scope["path"])[:200]
     if scope["type"] == "websocket":
@@ -148,6 +150,5 @@ def _from_router(error: HTTPException, scope: Scope) -> TrunklineError:
         return NotFound(
             f"unknown route {method} {path}; the base URL ends in /v1, which makes this {method} /v1{meant[0]}"
         )
-    return NotFound(
-        f"unknown route {method} {path}; see GET /v1/models, POST /v1/chat/completions, POST /v1/responses, GET /health"
-    )
+    routes = dispatch.beside(path) or _MAIN
+    return NotFound(f"unknown route {method} {path}; see {', '.join(routes)}")
