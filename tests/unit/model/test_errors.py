@@ -22,7 +22,7 @@ SEEN = {
     errors.BackendProtocolError("m"): (502, "server_error", "backend_protocol_error", True),
     errors.AgentError("m"): (500, "server_error", "agent_error", False),
     errors.AgentIncomplete("m"): (502, "server_error", "agent_incomplete", False),
-    errors.StoreError("m"): (503, "server_error", "store_error", False),
+    errors.StoreError("m"): (503, "server_error", "store_error", True),
 }
 
 
