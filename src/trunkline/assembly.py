@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from trunkline.config.agent_names import only_agent_name
+from trunkline.config.agent_names import only_agent_name, set_name
 from trunkline.config.profiles import Profile, profile_named
 from trunkline.config.schema import Backend as Settings
 from trunkline.config.schema import BackendSettings, Config, HttpSettings
@@ -297,8 +297,7 @@ def build_endpoints(
                             base_dir=base_dir,
                             clock=clock,
                             entropy=entropy,
-                            model_name=config.server.model_name
-                            or (name if name in agents else only_agent_name(config)),
+                            model_name=set_name(config, name),
                             agent=agents.get(name),
                             ignores_tools=profile.ignores_tools,
                         ),

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.cli.program import run
@@ -31,6 +32,14 @@ routes = [{ backend = "gpu", model = "llama" }, { backend = "demo" }]
 def write(folder: Path, text: str) -> None:
     (folder / "trunkline.toml").write_text(text)
     (folder / "support_bot.py").write_text("async def agent(turn):\n    yield 'x'\n")
+
+
+def refusals(folder: Path) -> Iterator[list[str]]:
+    """What each command that reads the configuration says of it, line by line."""
+    for command in (("check",), ("serve", "--port", "0", "--config")):
+        ended = run(*command, "trunkline.toml", cwd=folder)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        yield ended.stderr.splitlines()
 
 
 def test_the_resolved_routes_are_printed_as_a_table(tmp_path: Path) -> None:
@@ -85,10 +94,7 @@ def test_two_agents_that_nobody_told_apart_are_no_one_model(tmp_path: Path) -> N
         'name = "sales"',
         'routes = [{ backend = "sales" }]',
     ]
-    for command in (("check",), ("serve", "--port", "0", "--config")):
-        ended = run(*command, "trunkline.toml", cwd=tmp_path)
-        assert (ended.returncode, ended.stdout) == (1, "")
-        first, *rest = ended.stderr.splitlines()
+    for first, *rest in refusals(tmp_path):
         assert first == (
             "trunkline: error: config trunkline.toml: backends.sales.target: 'sales/agent.py:agent' is model 'agent', and so "
             "is 'support/agent.py:agent' of backends.support: each would get some of the other's requests; give them names:"
@@ -123,10 +129,7 @@ def test_an_entry_does_not_silently_take_an_agents_name(tmp_path: Path) -> None:
     (tmp_path / "support" / "agent.py").write_text("def agent(turn):\n    return 'me'\n")
     write(tmp_path, text)
     entry = ["[[models]]", 'name = "support-agent"', 'routes = [{ backend = "support" }]']
-    for command in (("check",), ("serve", "--port", "0", "--config")):
-        ended = run(*command, "trunkline.toml", cwd=tmp_path)
-        assert (ended.returncode, ended.stdout) == (1, "")
-        first, *rest = ended.stderr.splitlines()
+    for first, *rest in refusals(tmp_path):
         assert first == (
             "trunkline: error: config trunkline.toml: models[0].name: 'agent' is also what the agent of backends.support is "
             "called, and nobody could ask for that one; give it a name that is free:"

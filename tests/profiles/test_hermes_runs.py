@@ -1,13 +1,15 @@
 """`profile = "hermes"`: runs, checks 100 to 106 of its contract, in its order. Runs themselves are tested in tests/surfaces."""
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from tests.conftest import Serve
 from tests.profiles.hermes import DEFAULT, held, toml
-from tests.serving import Reply, Serving, user
+from tests.serving import Reply, Serving, Wire, user
 
 
 async def start(server: Serving, text: str = "hi", **body: Any) -> str:
@@ -60,6 +62,16 @@ async def test_101_a_runs_events_can_be_read_again(hermes: Serving) -> None:
     assert await events(hermes, run_id) == await events(hermes, run_id) != []
 
 
+@asynccontextmanager
+async def heard_of(hermes: Serving, run_id: str) -> AsyncIterator[Wire]:
+    """A reader of the run's events who has had its first words."""
+    async with hermes.connect() as wire:
+        await wire.send(f"GET /v1/runs/{run_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await wire.head()
+        await wire.until(b"message.delta")
+        yield wire
+
+
 async def test_102_a_run_can_be_asked_how_it_went(hermes: Serving) -> None:
     run_id = await start(hermes, "compute")
     await events(hermes, run_id)
@@ -74,10 +86,7 @@ async def test_102_a_run_can_be_asked_how_it_went(hermes: Serving) -> None:
 async def test_103_a_run_can_be_stopped(hermes: Serving) -> None:
     async with held():
         run_id = await start(hermes, "wait")
-        async with hermes.connect() as wire:
-            await wire.send(f"GET /v1/runs/{run_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            await wire.head()
-            await wire.until(b"message.delta")
+        async with heard_of(hermes, run_id) as wire:
             stopped = await post(hermes, f"/v1/runs/{run_id}/stop")
             assert (stopped.status, stopped.json()["run_id"], stopped.json()["status"]) == (200, run_id, "stopping")
             await wire.until(b"run.cancelled")
@@ -88,10 +97,7 @@ async def test_103_a_response_that_is_cancelled_is_a_run_that_is(hermes: Serving
     """Though the response is `incomplete`."""
     async with held():
         run_id = await start(hermes, "wait")
-        async with hermes.connect() as wire:
-            await wire.send(f"GET /v1/runs/{run_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            await wire.head()
-            await wire.until(b"message.delta")
+        async with heard_of(hermes, run_id) as wire:
             response = (await hermes.request("POST", f"/v1/responses/{run_id}/cancel")).json()
             assert response["status"] == "incomplete"
             assert b"run.completed" not in await wire.until(b"run.cancelled")

@@ -11,7 +11,14 @@ GIVEN = "given:agent"
 
 def served_name(config: Config, backend: str, target: str) -> str:
     """The model name of the agent behind a backend."""
-    return config.server.model_name or (backend if target == GIVEN else only_agent_name(config)) or agent_name(target)
+    return set_name(config, backend) or agent_name(target)
+
+
+def set_name(config: Config, backend: str) -> str | None:
+    """What the configuration or its profile calls the agent behind a backend; None where that is for its target to say."""
+    settings = config.backends[backend]
+    given = isinstance(settings, PythonSettings) and settings.target == GIVEN
+    return config.server.model_name or (backend if given else only_agent_name(config))
 
 
 def only_agent_name(config: Config) -> str | None:

@@ -95,17 +95,14 @@ class AnswerCache:
         if under_way is None:
             row.misses += 1
             call.outcome.cache = "miss"
-            reader = self._begin(call, place, meaning, ask).join(own=call.outcome)
+            reader = self._begin(call, place, meaning, ask).join(call.outcome, first=True)
             await reader.opened()
             return reader
         call.outcome.cache = "hit"
-        reader = under_way.flight.join(again=Replay(call, entropy=self._entropy).again)
+        reader = under_way.flight.join(call.outcome, again=Replay(call, entropy=self._entropy).again)
         async with contextlib.AsyncExitStack() as not_given:
             not_given.push_async_callback(reader.aclose)
-            try:
-                await reader.opened()
-            finally:
-                call.outcome.acted = under_way.flight.outcome.acted
+            await reader.opened()
             call.outcome.grace_s = under_way.flight.outcome.grace_s
             row.joined += 1
             row.hits += 1

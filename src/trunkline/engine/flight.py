@@ -126,10 +126,11 @@ class Flight:
             await self._grown.wait()
         return True
 
-    def join(self, *, own: Outcome | None = None, again: Again | None = None) -> "Reader":
-        """One more who reads it. `own`: the outcome of the request that began it; `again`: what makes the events another's own."""
+    def join(self, outcome: Outcome, *, first: bool = False, again: Again | None = None) -> "Reader":
+        """One more who reads it, for a request with this outcome. `first`: it began it; `again`: what makes the events another's
+        own."""
         self._readers += 1
-        return Reader(self, own, again)
+        return Reader(self, outcome, first=first, again=again)
 
     async def leave(self, *, first: bool) -> None:
         """A reader has read enough; the `first` is the one that began it."""
@@ -203,9 +204,10 @@ class Flight:
 class Reader(Events):
     """Reads a flight from its beginning."""
 
-    def __init__(self, flight: Flight, own: Outcome | None, again: Again | None) -> None:
+    def __init__(self, flight: Flight, outcome: Outcome, *, first: bool, again: Again | None) -> None:
         self._flight = flight
-        self._own = own
+        self._outcome = outcome
+        self._first = first
         self._again = again
         self._closed = False
 
@@ -230,15 +232,18 @@ class Reader(Events):
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
-            await self._flight.leave(first=self._own is not None)
+            await self._flight.leave(first=self._first)
             if self._flight.over:
                 self._note()
-            elif self._own is not None:
-                self._own.backend = None  # the flight counts the call, once
+            elif self._first:
+                self._outcome.backend = None  # the flight counts the call, once
 
     def _note(self) -> None:
-        if self._own is not None:
-            self._own.adopt(self._flight.outcome)
+        """What was done for one request is nobody else's. But that somebody has acted holds for whoever hears how it went."""
+        if self._first:
+            self._outcome.adopt(self._flight.outcome)
+        else:
+            self._outcome.acted = self._flight.outcome.acted
 
 
 def _heard(task: asyncio.Task[None]) -> None:

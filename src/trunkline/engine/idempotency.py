@@ -152,10 +152,10 @@ class Idempotency:
                 if kept is not None:
                     return _replayed(call, kept)
                 one = self._begin(call, place, key, prepare)
-                reader = one.flight.join(own=call.outcome)
+                reader = one.flight.join(call.outcome, first=True)
             else:
                 assert isinstance(one, _Answering), "what is asked in the background is asked by another body"
-                reader, how = one.flight.join(), "joined"
+                reader, how = one.flight.join(call.outcome), "joined"
         answering, ready = one, False
         try:
             await answering.flight.until(lambda: answering.work is not None)
@@ -165,11 +165,8 @@ class Idempotency:
                 await reader.aclose()
 
         async def opened() -> Source:
+            await reader.opened()
             noted = answering.flight.outcome
-            try:
-                await reader.opened()
-            finally:
-                call.outcome.acted = noted.acted
             call.outcome.route, call.outcome.ignored = noted.route, noted.ignored
             call.outcome.warning = noted.warning
             return reader

@@ -20,7 +20,8 @@ class ErrorEncoder(Protocol):
 _AFTER_ACTING = frozenset({500, 502, 504})
 """With 429 and 503 clients may well ask again: nothing has been done, or the server is leaving."""
 _NOT_STORED = frozenset({"store_error", "store_full", "store_locked"})
-"""But not where something has been done and only its answer could not be kept."""
+"""But not where something has been done and only its answer could not be kept. By its code: a failure that ends a turn is told
+again as a TurnFailure."""
 
 ErrorsFor = Callable[[str], ErrorEncoder]
 """The envelope of each path's errors."""

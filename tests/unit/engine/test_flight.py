@@ -18,7 +18,7 @@ async def test_what_is_stopped_before_it_begins_ends_for_everybody() -> None:
         told.append(recorder)
 
     flight = Flight(ask, ended, outcome=Outcome(), alone=lambda _: None, lasts=True)
-    reader = flight.join()
+    reader = flight.join(Outcome())
     flight.stop()
     with pytest.raises(BackendUnavailable, match="shutting down"):
         await reader.opened()

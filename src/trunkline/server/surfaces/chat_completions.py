@@ -63,9 +63,9 @@ class ChatCompletions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         runtime, exchange = self._runtime, exchange_of(scope)
         body = await read_body(scope, receive, limit_bytes=runtime.settings.max_body_bytes)
-        content_type = exchange.received.get(b"content-type", b"").decode("latin-1")
-        if runtime.profile.chat_forms and is_form(content_type):
-            body = chat_of_form(body, content_type)
+        if runtime.profile.chat_forms:
+            content_type = exchange.received.get(b"content-type", b"").decode("latin-1")
+            body = chat_of_form(body, content_type) if is_form(content_type) else body
         body, cache = cache_choice(scope, body, runtime.profile)
         request, forwarded = self._codec.decode_request(body), body
         if request.model is None:
